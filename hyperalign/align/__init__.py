@@ -1,0 +1,1 @@
+"""Rows become connectors: arrays in, arrays out, no files."""

@@ -1,0 +1,1 @@
+"""Connectors become an order one can trust: arrays and tables, no files."""

@@ -1,0 +1,1 @@
+"""A saved run becomes a terminal table and one HTML file."""
