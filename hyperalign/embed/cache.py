@@ -1,0 +1,257 @@
+"""Embeddings on disk: computed once, never recomputed, never mixed up.
+
+    cache/<encoder>--<dataset>--<digest>/  part-00000.npy, part-00000.json, …, manifest.json
+
+The digest covers everything that can change an embedding. The manifest comes last, so a folder
+without one is an interrupted run: it is resumed, and no finished shard is computed twice. Rows are
+float16; a shard that float16 would spoil (see `shards.store_dtype`) is kept as float32.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperalign.embed.locks import make_folder, owned
+from hyperalign.embed.shards import Part, Rows, damage, read_record, store_dtype, write_part, write_record
+from hyperalign.embed.upkeep import Found, find_entries, prune, remove, verify
+
+__all__ = [
+    "CacheKey",
+    "Entry",
+    "Found",
+    "Rows",
+    "fill",
+    "find_entries",
+    "is_whole",
+    "open_entry",
+    "prune",
+    "remove",
+    "verify",
+]
+
+Progress = Callable[[str, int, int], None]
+Embed = Callable[[int, int], tuple[NDArray[Any], Sequence[tuple[int, str]]]]
+
+_DTYPES = ("float16", "float32")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CacheKey:
+    """Everything that can change an embedding, and nothing else.
+
+    Attributes:
+        encoder: Name in the zoo.
+        weights: Hash of the weights.
+        revision: Commit of the weights.
+        preprocess: Digest of the image transform or of the tokenizer.
+        pooling: How tokens or positions become one row.
+        prompt: What is put before or around a caption.
+        dataset: Name of the data set.
+        content: Hash of the pictures or captions and their order.
+        split: Name of the split.
+        dtype: Type of the stored rows, float16 or float32.
+    """
+
+    encoder: str
+    weights: str
+    revision: str
+    preprocess: str
+    pooling: str
+    prompt: str
+    dataset: str
+    content: str
+    split: str
+    dtype: str = "float16"
+
+    def __post_init__(self) -> None:
+        """Refuse a type that rows are not stored in."""
+        if self.dtype not in _DTYPES:
+            raise ValueError(f"rows are stored as {' or '.join(_DTYPES)}, got {self.dtype!r}")
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits that stand for all fields."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def folder(self) -> str:
+        """Name of the entry's folder; the names in it are for people, the digest decides."""
+        return f"{_file_name(self.encoder)}--{_file_name(self.dataset)}--{self.digest}"
+
+
+class Entry(NamedTuple):
+    """One cached matrix of embeddings.
+
+    Attributes:
+        rows: (n, D)
+        bad: Index and reason of the items that could not be embedded; their rows are NaN.
+        manifest: The entry's record: key, shape, shards.
+    """
+
+    rows: Rows
+    bad: dict[int, str]
+    manifest: dict[str, Any]
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    """Report to nobody."""
+
+
+def fill(
+    root: Path,
+    key: CacheKey,
+    *,
+    n_rows: int,
+    embed: Embed,
+    shard_rows: int = 8192,
+    progress: Progress = _silent,
+) -> Entry:
+    """Open the entry of `key`; compute what of it is missing or damaged first.
+
+    Args:
+        root: Folder of the cache.
+        key: Whose rows.
+        n_rows: How many rows there are.
+        embed: `embed(start, stop)` returns rows start to stop as (stop - start, D) and, for those
+            that could not be computed, their index (counted from 0 in the whole split) and the reason.
+        shard_rows: Rows per shard, the most that an interruption can cost.
+        progress: Told `(stage, rows done, rows in all)`.
+
+    Returns:
+        The whole entry, every checksum compared.
+    """
+    if n_rows < 1 or shard_rows < 1:
+        raise ValueError(f"there is nothing to embed: {n_rows} rows in shards of {shard_rows}")
+    if (entry := _whole(root, key, n_rows)) is not None:
+        return entry
+    folder = root / key.folder
+    make_folder(folder)
+    with owned(root, key.folder, lambda: _tell_of_other(folder, key, n_rows, progress)):
+        if (entry := _whole(root, key, n_rows)) is not None:
+            return entry  # another process finished it while we waited
+        (folder / "manifest.json").unlink(missing_ok=True)  # a damaged entry becomes an unfinished one
+        parts: list[Part] = []
+        for index, start in enumerate(range(0, n_rows, shard_rows)):
+            stop = min(start + shard_rows, n_rows)
+            part = _finished(folder, index, start, stop)
+            if part is None:
+                rows, bad = _computed(embed, start, stop, key, parts)
+                part = write_part(folder, index, start, rows, bad)
+            parts.append(part)
+            progress(f"{key.encoder}, {key.split}", stop, n_rows)
+        _sweep(folder, parts)
+        write_record(folder / "manifest.json", _manifest(key, parts))
+    whole = _whole(root, key, n_rows)
+    assert whole is not None, "an entry that was just written must open"
+    return whole
+
+
+def open_entry(root: Path, key: CacheKey) -> Entry:
+    """Open a finished entry; a shard's checksum is compared when it is first read."""
+    return _open(root, key, checked=False)
+
+
+def is_whole(root: Path, key: CacheKey) -> bool:
+    """Tell whether an entry is finished, without reading its rows."""
+    return read_record(root / key.folder / "manifest.json") is not None
+
+
+def _whole(root: Path, key: CacheKey, n_rows: int) -> Entry | None:
+    """Open an entry with every checksum compared; None where anything is missing or damaged."""
+    if not is_whole(root, key):
+        return None
+    try:
+        entry = _open(root, key, checked=True)
+    except (ValueError, FileNotFoundError):
+        return None
+    if len(entry.rows) != n_rows:
+        raise ValueError(
+            f"{root / key.folder} holds {len(entry.rows)} rows where {n_rows} are asked for; "
+            "remove it with `hyperalign cache rm`"
+        )
+    parts = (Part.from_record(record) for record in entry.manifest["parts"])
+    return None if any(damage(root / key.folder, part) for part in parts) else entry
+
+
+def _open(root: Path, key: CacheKey, *, checked: bool) -> Entry:
+    folder = root / key.folder
+    manifest = read_record(folder / "manifest.json")
+    if manifest is None or manifest["key"] != asdict(key):
+        raise FileNotFoundError(
+            f"no embeddings of {key.dataset} ({key.split}) by {key.encoder} in {root}; run `hyperalign embed`"
+        )
+    parts = [Part.from_record(record) for record in manifest["parts"]]
+    rows = Rows(folder, parts, checked=checked)
+    with suppress(OSError):  # a cache that others own can still be read
+        os.utime(folder / "manifest.json")  # `prune` removes what was not used for longest
+    bad = {index: reason for part in parts for index, reason in part.bad}
+    return Entry(rows, bad, manifest)
+
+
+def _manifest(key: CacheKey, parts: Sequence[Part]) -> dict[str, Any]:
+    return {
+        "key": asdict(key),
+        "shape": [parts[-1].stop, parts[0].dim],
+        "dtype": sorted({part.dtype for part in parts}),
+        "n_bad": sum(len(part.bad) for part in parts),
+        "parts": [json.loads(json.dumps(asdict(part))) for part in parts],
+    }
+
+
+def _finished(folder: Path, index: int, start: int, stop: int) -> Part | None:
+    """Find a shard that an earlier run finished and that is still as it was written."""
+    record = read_record(folder / f"part-{index:05}.json")
+    if record is None:
+        return None
+    part = Part.from_record(record)
+    return part if (part.start, part.stop) == (start, stop) and damage(folder, part) is None else None
+
+
+def _computed(
+    embed: Embed, start: int, stop: int, key: CacheKey, parts: Sequence[Part]
+) -> tuple[NDArray[Any], Sequence[tuple[int, str]]]:
+    """Embed one shard and look at what came back."""
+    rows, bad = embed(start, stop)
+    rows = np.asarray(rows)
+    if rows.ndim != 2 or len(rows) != stop - start:
+        raise ValueError(
+            f"encoder {key.encoder!r} must give one row for each of {stop - start} items, got shape {rows.shape}"
+        )
+    if parts and rows.shape[1] != parts[0].dim:
+        raise ValueError(
+            f"encoder {key.encoder!r} gives rows of width {rows.shape[1]} where it gave {parts[0].dim} before; "
+            f"remove {key.folder} with `hyperalign cache rm`"
+        )
+    if any(not start <= index < stop for index, _ in bad):
+        raise ValueError(f"undecodable items must be counted in the whole split, {start} to {stop - 1}, got {bad[0]}")
+    return rows.astype(store_dtype(rows, key.dtype)), bad
+
+
+def _sweep(folder: Path, parts: Sequence[Part]) -> None:
+    """Remove what earlier runs left behind: drafts, and shards of another size."""
+    kept = {part.file for part in parts} | {Path(part.file).with_suffix(".json").name for part in parts}
+    for path in folder.iterdir():
+        if path.name not in kept:
+            path.unlink()
+
+
+def _tell_of_other(folder: Path, key: CacheKey, n_rows: int, progress: Progress) -> None:
+    """Show how far the process that fills this entry has come."""
+    records = (read_record(path) for path in folder.glob("part-*.json"))
+    done = max((record["stop"] for record in records if record), default=0)
+    progress(f"{key.encoder}, {key.split} (by another process)", done, n_rows)
+
+
+def _file_name(name: str) -> str:
+    """Make a name fit for a file: letters, digits, dot, dash and underscore, at most 60 of them."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip(".-")[:60].strip(".-") or "_"
