@@ -1,1 +1,1 @@
-"""A saved run becomes a terminal table and one HTML file."""
+"""A saved run becomes a terminal table and one HTML file; both are drawn from its files alone."""

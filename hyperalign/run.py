@@ -1,0 +1,290 @@
+"""A run on disk: a folder that tells what was asked, what came out, what it cost and how to go on.
+
+Every file but the log is written whole, under a temporary name, and renamed; a file that is there can be trusted.
+`result.json` is written first with the status `running` and last with `finished`, so a folder tells by itself
+whether it may be shown or must be resumed. Finished stages lie under `stages/` until the run is finished.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from safetensors.numpy import load as unpack_tensors
+from safetensors.numpy import save as pack_tensors
+
+from hyperalign.ledger import Line
+from hyperalign.machine import find_commits, find_hardware, find_versions
+from hyperalign.record import LEADERBOARD_COLUMNS, LEDGER_COLUMNS, WORD_COLUMNS, Result, to_json
+
+__all__ = [
+    "Run",
+    "Stage",
+    "create_run",
+    "find_unfinished",
+    "finish_run",
+    "finished_stages",
+    "load_run",
+    "load_stage",
+    "load_tensors",
+    "log_event",
+    "read_log",
+    "read_result",
+    "resume_run",
+    "save_stage",
+    "write_leaderboard",
+    "write_ledger",
+    "write_result",
+    "write_tensors",
+    "write_whole",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A finished run, as read back.
+
+    Attributes:
+        path: Its folder.
+        result: `result.json`.
+        leaderboard: `LEADERBOARD_COLUMNS`, in the order of the file.
+        ledger: `LEDGER_COLUMNS`.
+    """
+
+    path: Path
+    result: Result
+    leaderboard: pd.DataFrame
+    ledger: pd.DataFrame
+
+
+class Stage(NamedTuple):
+    """A finished stage of an unfinished run."""
+
+    tensors: dict[str, NDArray[Any]]
+    record: dict[str, Any]
+
+
+def create_run(out: Path, *, label: str, configuration: Mapping[str, Any]) -> Path:
+    """Make the folder of a new run and record what was asked.
+
+    Args:
+        out: Folder of all runs; made if it is not there.
+        label: Words for the name, such as the data set's.
+        configuration: As `to_record` gives it.
+
+    Returns:
+        `out/2026-03-01-142501-<label>`, with a number behind it where two runs start in one second.
+    """
+    now = datetime.now().astimezone()
+    name = f"{now:%Y-%m-%d-%H%M%S}-{_slug(label)}"
+    run = _make_folder(out, name)
+    result: Result = {
+        "name": run.name,
+        "status": "running",
+        "started": now.astimezone(UTC).isoformat(timespec="seconds"),
+        "configuration": dict(configuration),
+        "versions": find_versions(),
+        "hardware": find_hardware(),
+        "commit": find_commits(),
+    }
+    write_result(run, result)
+    log_event(run, "started", pid=os.getpid())
+    return run
+
+
+def resume_run(run: Path) -> Result:
+    """Note that this process goes on with an unfinished run, and return what was asked.
+
+    Raises:
+        ValueError: If the run is finished.
+    """
+    result = read_result(run)
+    if result["status"] == "finished":
+        raise ValueError(f"{run} is finished, there is nothing to go on with; `hyperalign rerun {run}` repeats it")
+    log_event(run, "resumed", pid=os.getpid())
+    return result
+
+
+def write_result(run: Path, result: Result) -> None:
+    """Write `result.json`; NaN becomes null, for JSON has no other word for it."""
+    write_whole(run / "result.json", to_json(result, indent=2).encode())
+
+
+def finish_run(run: Path, result: Result, *, leaderboard: pd.DataFrame, ledger: Iterable[Line]) -> Run:
+    """Write the tables, then `result.json` as finished, and drop the stages; the run can be shown from here on.
+
+    Raises:
+        ValueError: If the leaderboard has other columns than `LEADERBOARD_COLUMNS`.
+    """
+    write_leaderboard(run, leaderboard)
+    write_ledger(run, ledger)
+    write_result(run, {**read_result(run), **result, "status": "finished"})
+    log_event(run, "finished")
+    shutil.rmtree(run / "stages", ignore_errors=True)
+    return load_run(run)
+
+
+def write_leaderboard(run: Path, table: pd.DataFrame) -> None:
+    """Write `leaderboard.csv`, one row per pair, method and seed."""
+    if tuple(table.columns) != LEADERBOARD_COLUMNS:
+        wrong = sorted(set(table.columns) ^ set(LEADERBOARD_COLUMNS)) or "their order"
+        raise ValueError(f"leaderboard.csv has fixed columns, and these differ: {wrong}")
+    write_whole(run / "leaderboard.csv", table.to_csv(index=False, lineterminator="\n").encode())
+
+
+def write_ledger(run: Path, lines: Iterable[Line]) -> None:
+    """Write `ledger.csv`, one row per booking."""
+    table = pd.DataFrame([line._asdict() for line in lines], columns=list(LEDGER_COLUMNS))
+    write_whole(run / "ledger.csv", table.to_csv(index=False, lineterminator="\n").encode())
+
+
+def write_tensors(path: Path, tensors: Mapping[str, ArrayLike]) -> None:
+    """Write arrays, or tensors on the CPU, as safetensors."""
+    arrays = {name: np.ascontiguousarray(np.asarray(tensor)) for name, tensor in tensors.items()}
+    write_whole(path, pack_tensors(arrays))
+
+
+def log_event(run: Path, event: str, **facts: Any) -> None:
+    """Append one line to `log.jsonl`; it is on its way to the disk when this returns."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    with (run / "log.jsonl").open("a", encoding="utf-8") as log:
+        log.write(to_json({"time": now, "event": event, **facts}) + "\n")
+
+
+def save_stage(run: Path, name: str, *, tensors: Mapping[str, ArrayLike], record: Mapping[str, Any]) -> None:
+    """Keep what a finished stage made, so that a resumed run need not make it again."""
+    folder = run / "stages"
+    folder.mkdir(exist_ok=True)
+    write_tensors(folder / f"{name}.safetensors", tensors)
+    write_whole(folder / f"{name}.json", to_json(record).encode())  # last: a stage without it is not finished
+    log_event(run, "stage", name=name)
+
+
+def load_stage(run: Path, name: str) -> Stage | None:
+    """What `save_stage` kept under `name`, or None if that stage was not finished."""
+    record = run / "stages" / f"{name}.json"
+    if not record.is_file():
+        return None
+    tensors = unpack_tensors(record.with_suffix(".safetensors").read_bytes())
+    return Stage(tensors, json.loads(record.read_text(encoding="utf-8")))
+
+
+def finished_stages(run: Path) -> list[str]:
+    """Names of the stages an unfinished run has behind it, in the order of finishing."""
+    return list(dict.fromkeys(str(line["name"]) for line in read_log(run) if line.get("event") == "stage"))
+
+
+def read_log(run: Path) -> Iterator[dict[str, Any]]:
+    """The lines of `log.jsonl`; a last line that a crash cut off is left out."""
+    path = run / "log.jsonl"
+    if not path.is_file():
+        return
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            continue
+
+
+def read_result(run: Path) -> Result:
+    """`result.json` of a run, finished or not.
+
+    Raises:
+        FileNotFoundError: If the folder is not there or is no run.
+        ValueError: If the file is not what this module writes.
+    """
+    if not run.is_dir():
+        raise FileNotFoundError(f"no run at {run}: no such folder; `ls {run.parent}` shows the runs there")
+    path = run / "result.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{run} is not a run: it has no result.json; give a folder that `search` has made")
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read as JSON ({error}); the run must be made again") from None
+    if not isinstance(result, dict) or "configuration" not in result or "status" not in result:
+        raise ValueError(f"{path} is not the record of a run: it has no configuration or no status")
+    return cast(Result, result)
+
+
+def load_run(path: Path) -> Run:
+    """Read a finished run.
+
+    Raises:
+        FileNotFoundError: If the folder is no run or one of its files is missing.
+        ValueError: If the run was cut short or a file is damaged.
+    """
+    result = read_result(path)
+    if result["status"] != "finished":
+        raise ValueError(f"{path} was cut short; go on with `hyperalign search --resume {path}`")
+    leaderboard = _read_table(path / "leaderboard.csv", LEADERBOARD_COLUMNS)
+    ledger = _read_table(path / "ledger.csv", LEDGER_COLUMNS)
+    return Run(path=path, result=result, leaderboard=leaderboard, ledger=ledger)
+
+
+def load_tensors(path: Path) -> dict[str, NDArray[Any]]:
+    """Read `connectors.safetensors` or `hits.safetensors` of a run."""
+    if not path.is_file():
+        raise FileNotFoundError(f"the run {path.parent} has no {path.name}; it must be made again")
+    return cast(dict[str, NDArray[Any]], unpack_tensors(path.read_bytes()))
+
+
+def find_unfinished(out: Path, *, pid: int) -> Path | None:
+    """The newest run under `out` that process `pid` has begun, or gone on with, and not finished."""
+    for result in sorted(out.glob("*/result.json"), key=lambda path: path.stat().st_mtime, reverse=True):
+        run = result.parent
+        if any(line.get("pid") == pid for line in read_log(run)) and read_result(run)["status"] != "finished":
+            return run
+    return None
+
+
+def _read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """Read a table as it was written: an encoder may be called `NA`, and floats come back to the last bit."""
+    if not path.is_file():
+        raise FileNotFoundError(f"the run {path.parent} has no {path.name}; it must be made again")
+    words = {name: "str" for name in WORD_COLUMNS}
+    missing = {name: [""] for name in columns if name not in words}
+    try:
+        table = pd.read_csv(path, dtype=words, keep_default_na=False, na_values=missing, float_precision="round_trip")
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read as a table ({error}); the run must be made again") from None
+    if tuple(table.columns) != tuple(columns):
+        raise ValueError(f"{path} has other columns than {', '.join(columns)}; the run must be made again")
+    return table
+
+
+def _make_folder(out: Path, name: str) -> Path:
+    for number in range(1, 1000):
+        run = out / (name if number == 1 else f"{name}-{number}")
+        try:
+            run.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return run
+    raise FileExistsError(f"{out} has a thousand runs called {name}; choose another folder with --out")
+
+
+def _slug(label: str) -> str:
+    """Letters, digits and dashes of `label`, at most 40 of them."""
+    return re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")[:40].strip("-") or "run"
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with draft.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)

@@ -1,0 +1,182 @@
+"""What is shown of a run, before it is a table or a page: one order, the other methods beside it, the cost.
+
+The rows are those of the method that gives the answer. Another method's score of the same pair stands in a column, as
+its mean over seeds; what the ledger says is added up by method and stage.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from hyperalign.ledger import SEARCH_STAGES
+from hyperalign.record import Agreement
+from hyperalign.run import Run
+from hyperalign.show.words import clean, flops, times
+
+__all__ = ["ABOUT_RATIOS", "Board", "Cost", "RatioView", "Row", "agreements", "costs", "draw_board", "ratios"]
+
+ABOUT_RATIOS = (
+    "A ratio is the cost of training every pair by the baseline over the cost of this search (set-up + training + "
+    "validation), for the sides, batch sizes and epochs named beside it; another choice of these is another ratio. "
+    "The method's published 8× holds the baseline at batch 16384 and width 384 against the hypernetwork at batch 512 "
+    "(inferred from its authors' notebook): with the true widths it is 15×, at matched batch 1.1×, while the "
+    "hypernetwork sees each encoder on a third of the data."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One pair in the order that is shown; a number that is not known is NaN.
+
+    Attributes:
+        position: Unique place.
+        rank: Place that ties share.
+        image: Image encoder.
+        text: Text encoder.
+        score: In per cent, with the ends of its interval.
+        low: Lower end.
+        high: Upper end.
+        p_best: Probability of being the best.
+        others: Scores of the same pair by the other methods, in the order of `Board.others`.
+        facts: The other columns of the leaderboard, by name.
+    """
+
+    position: int
+    rank: int
+    image: str
+    text: str
+    score: float
+    low: float
+    high: float
+    p_best: float
+    others: tuple[float, ...]
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Board:
+    """The leaderboard of one method.
+
+    Attributes:
+        method: Whose order it is, with its sides.
+        measure: What the score is.
+        others: The other methods, with their sides.
+        rows: By position.
+    """
+
+    method: str
+    measure: str
+    others: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Ledger lines of one method and stage, added up.
+
+    Attributes:
+        method: Whose cost; empty where it is shared.
+        stage: Stage of the ledger.
+        flops: Sum.
+        seconds: Sum; 0 where the cost was computed and not run.
+        peak_bytes: Largest.
+        in_search: Whether it is part of the cost of a search.
+    """
+
+    method: str
+    stage: str
+    flops: float
+    seconds: float
+    peak_bytes: float
+    in_search: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class RatioView:
+    """One ratio in words."""
+
+    setting: str
+    ratio: str
+    baseline: str
+    method: str
+
+
+def draw_board(run: Run) -> Board:
+    """The order of the run's own method and what the other methods say about the same pairs."""
+    table = run.leaderboard
+    kind = table["method"] + " · " + table["sides"]
+    table = table.assign(kind=kind.where(table["sides"] != "", table["method"]))
+    wanted = run.result.get("method") or (table["method"].iloc[0] if len(table) else "")
+    own = table[table["method"] == wanted]
+    if len(own):
+        first = own.sort_values("position", kind="stable").iloc[0]
+        own = own[(own["kind"] == first["kind"]) & (own["seed"] == first["seed"])]
+    others = tuple(dict.fromkeys(name for name in table["kind"] if name not in set(own["kind"])))
+    scores = table.groupby(["image_encoder", "text_encoder", "kind"])["score"].mean()
+    rows = [_row(record, others, scores) for record in own.sort_values("position").to_dict("records")]
+    zero_shot = run.result["configuration"].get("task") == "zero-shot"
+    return Board(
+        method=clean(own["kind"].iloc[0]) if len(own) else clean(wanted),
+        measure="zero-shot top-1, %" if zero_shot else "mean recall@1, %",
+        others=tuple(clean(name) for name in others),
+        rows=tuple(rows),
+    )
+
+
+def costs(run: Run) -> list[Cost]:
+    """The ledger by method and stage, in the order of first booking."""
+    found: list[Cost] = []
+    for (method, stage), lines in run.ledger.groupby(["method", "stage"], sort=False):
+        found.append(
+            Cost(
+                method=clean(method),
+                stage=clean(stage),
+                flops=float(lines["flops"].sum()),
+                seconds=float(lines["seconds"].sum()),
+                peak_bytes=float(lines["peak_bytes"].max()),
+                in_search=stage in SEARCH_STAGES,
+            )
+        )
+    return found
+
+
+def ratios(run: Run) -> list[RatioView]:
+    """Every ratio with both of its sides."""
+    return [
+        RatioView(
+            setting=clean(item["setting"]),
+            ratio=times(item["baseline_flops"] / item["method_flops"] if item["method_flops"] else None),
+            baseline=f"{clean(item['baseline'])}: {flops(item['baseline_flops'])}",
+            method=f"{clean(item['method'])}: {flops(item['method_flops'])}",
+        )
+        for item in run.result.get("ratios", [])
+    ]
+
+
+def agreements(run: Run) -> list[Agreement]:
+    """The orders held against each other; what was not measured is NaN."""
+    blank: Agreement = {"order": "", "reference": "", "n_pairs": 0}
+    numbers = ("spearman", "kendall", "ndcg_at_5", "regret_at_1", "regret_low", "regret_high")
+    found: list[Agreement] = []
+    for item in run.result.get("agreement", []):
+        measured = {name: math.nan if item.get(name) is None else item[name] for name in numbers}  # type: ignore[literal-required]
+        found.append({**blank, **item, **measured})  # type: ignore[typeddict-item]
+    return found
+
+
+def _row(record: dict[Any, Any], others: tuple[str, ...], scores: "pd.Series[float]") -> Row:
+    pair = (record["image_encoder"], record["text_encoder"])
+    return Row(
+        position=int(record["position"]),
+        rank=int(record["rank"]),
+        image=clean(pair[0]),
+        text=clean(pair[1]),
+        score=float(record["score"]),
+        low=float(record["score_low"]),
+        high=float(record["score_high"]),
+        p_best=float(record["p_best"]),
+        others=tuple(float(scores.get((*pair, name), math.nan)) for name in others),
+        facts={str(name): value for name, value in record.items()},
+    )
