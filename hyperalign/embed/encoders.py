@@ -1,0 +1,283 @@
+"""A spec becomes a frozen encoder; pictures and captions become rows of float32.
+
+An encoder is never trained here, its rows are as its makers meant them: its own preprocessing, its own
+pooling, unless the spec says otherwise.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from hyperalign.embed.feed import Pictures, feed
+from hyperalign.embed.networks import PictureInput, build_network, first_line, picture_transform
+from hyperalign.embed.sentences import build_sentence_encoder, n_cut, n_parameters, probe_caption
+from hyperalign.embed.zoo import EncoderSpec, Facts
+
+Progress = Callable[[str, int, int], None]
+
+_LATENCY_SECONDS = 2.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Encoder:
+    """One frozen encoder, ready to embed.
+
+    Attributes:
+        spec: What was declared.
+        facts: What it measured when it was built.
+        network: (B, 3, H, W) → (B, D) for pictures; a `SentenceTransformer` for captions.
+        picture: The picture it wants; None for captions.
+        transform: An RGB picture → (3, H, W) uint8; None for captions.
+        device: Where it computes.
+        n_threads: Threads of the CPU while it computes; None leaves torch's setting.
+        autocast: Whether matrix products run in bfloat16.
+    """
+
+    spec: EncoderSpec
+    facts: Facts
+    network: nn.Module
+    picture: PictureInput | None
+    transform: Callable[[Image.Image], Tensor] | None
+    device: torch.device
+    n_threads: int | None
+    autocast: bool
+
+    @torch.inference_mode()
+    def encode(self, batch: Tensor | Sequence[str], *, batch_size: int = 64) -> Tensor:
+        """Embed pictures or captions.
+
+        Args:
+            batch: (B, 3, H, W) from `preprocess`: bytes, or floats that are normalised already; or B captions.
+            batch_size: Captions computed at a time; pictures are computed at once.
+
+        Returns:
+            (B, D) float32 on the encoder's device.
+        """
+        with _threads(self.n_threads), torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            if isinstance(batch, Tensor):
+                return _embed(self.network, self._normalised(batch)).float()
+            return self._embed_captions(list(batch), batch_size)
+
+    def preprocess(self, picture: Image.Image) -> Tensor:
+        """Resize and crop one picture: (3, H, W) uint8; `encode` normalises."""
+        if self.transform is None:
+            raise ValueError(f"encoder {self.spec.name!r} embeds captions, not pictures")
+        return self.transform(picture)
+
+    def n_cut(self, captions: Sequence[str]) -> int:
+        """How many of the captions the tokenizer cuts."""
+        return n_cut(self.network, captions, self.spec.prompt) if self.spec.modality == "text" else 0
+
+    def _normalised(self, pictures: Tensor) -> Tensor:
+        """Float32 on the device, channels last; bytes lose the mean and are divided by the deviation."""
+        if self.picture is None:
+            raise ValueError(f"encoder {self.spec.name!r} embeds captions, not pictures")
+        rows = pictures.to(self.device, memory_format=torch.channels_last)
+        if rows.dtype != torch.uint8:
+            return rows.float()
+        mean, std = (torch.tensor(x, device=self.device).view(3, 1, 1) for x in (self.picture.mean, self.picture.std))
+        return rows.float().div_(255).sub_(mean).div_(std)
+
+    def _embed_captions(self, captions: list[str], batch_size: int) -> Tensor:
+        """(n, D), captions of like length together."""
+        model: Any = self.network
+        for caption in captions:
+            if not isinstance(caption, str):
+                raise TypeError(f"a caption must be text, got {caption!r}")
+        if not captions:
+            return torch.empty(0, self.facts.embed_dim, device=self.device)
+        rows: Tensor = model.encode(
+            captions, prompt=self.spec.prompt, batch_size=batch_size, convert_to_tensor=True, show_progress_bar=False
+        )
+        return rows.float()
+
+
+def load_encoder(
+    spec: EncoderSpec, *, device: str | None = None, n_threads: int | None = None, autocast: bool = False
+) -> Encoder:
+    """Build an encoder with its weights and measure its width, parameters and cost.
+
+    Args:
+        spec: Of any loader but "rows", which has no network.
+        device: A name as torch knows it; None lets accelerate choose.
+        n_threads: Threads of the CPU while it computes; None leaves torch's setting.
+        autocast: Compute matrix products in bfloat16.
+
+    Raises:
+        ValueError: The network is not what the spec declares.
+        FileNotFoundError: Its weights are not there.
+    """
+    if spec.loader == "rows":
+        raise ValueError(f"encoder {spec.name!r} is a file of ready embeddings and embeds nothing new")
+    place = torch.device(device) if device is not None else _chosen_device()
+    if spec.modality == "image":
+        module, picture = build_network(spec)
+        facts = probe_pictures(spec, module, picture)
+        module = module.to(place).to(memory_format=torch.channels_last)
+        transform = picture_transform(picture)
+    else:
+        module, picture, transform = build_sentence_encoder(spec), None, None
+        facts = probe_sentences(spec, module)
+        module = module.to(place)
+    if spec.embed_dim not in (None, facts.embed_dim):
+        raise ValueError(
+            f"encoder {spec.name!r} declares embed_dim {spec.embed_dim} but gives {facts.embed_dim} numbers; "
+            "correct its zoo file"
+        )
+    return Encoder(
+        spec=spec,
+        facts=facts,
+        network=module,
+        picture=picture,
+        transform=transform,
+        device=place,
+        n_threads=n_threads,
+        autocast=autocast,
+    )
+
+
+@torch.inference_mode()
+def probe_pictures(spec: EncoderSpec, module: nn.Module, picture: PictureInput) -> Facts:
+    """Width, parameters and GFLOP of one picture, measured by one forward pass; the meta device will do."""
+    parameter = next(module.parameters(), torch.empty(0))
+    size = " × ".join(map(str, picture.size))
+    try:
+        with FlopCounterMode(display=False) as counter:
+            embedding = module(torch.zeros(1, 3, *picture.size, device=parameter.device))
+    except Exception as error:  # a network of somebody else's may refuse a size in any way
+        hint = "; a network of fixed size takes kwargs = { img_size = … }" if spec.loader == "timm" else ""
+        raise ValueError(f"encoder {spec.name!r} refuses a picture of {size}: {first_line(error)}{hint}") from None
+    if not isinstance(embedding, Tensor) or embedding.ndim != 2 or len(embedding) != 1:
+        got = tuple(embedding.shape) if isinstance(embedding, Tensor) else type(embedding).__name__
+        raise ValueError(f"encoder {spec.name!r} must give one embedding per picture, (1, D) for one, got {got}")
+    return Facts(embedding.shape[1], n_parameters(module), counter.get_total_flops() / 1e9)
+
+
+@torch.inference_mode()
+def probe_sentences(spec: EncoderSpec, module: Any) -> Facts:
+    """Width, parameters and GFLOP of one caption of 16 tokens."""
+    with FlopCounterMode(display=False) as counter:
+        embedding = module.encode(
+            [probe_caption(module, spec.prompt)],
+            prompt=spec.prompt,
+            convert_to_tensor=True,
+            show_progress_bar=False,
+        )
+    return Facts(embedding.shape[1], n_parameters(module), counter.get_total_flops() / 1e9)
+
+
+def embed_pictures(
+    encoder: Encoder,
+    pictures: Pictures,
+    start: int,
+    stop: int,
+    *,
+    batch_size: int = 64,
+    n_workers: int | None = None,
+) -> tuple[NDArray[np.float32], list[tuple[int, str]]]:
+    """Embed the pictures from `start` to `stop`.
+
+    Args:
+        encoder: Of pictures.
+        pictures: Decoded one by one, or cut from `pictures.block(start, stop)` where there is such a method.
+        start: First index.
+        stop: One past the last index.
+        batch_size: Pictures computed at a time.
+        n_workers: Processes that decode; None chooses.
+
+    Returns:
+        Rows, (stop - start, D), NaN where a picture could not be decoded, and (index, reason) of each of these.
+    """
+    if encoder.picture is None or encoder.transform is None:
+        raise ValueError(f"encoder {encoder.spec.name!r} embeds captions, not pictures")
+    rows = np.empty((stop - start, encoder.facts.embed_dim), np.float32)
+    bad: list[tuple[int, str]] = []
+    for batch in feed(
+        pictures,
+        range(start, stop),
+        encoder.transform,
+        encoder.picture,
+        batch_size=batch_size,
+        n_workers=n_workers,
+    ):
+        first = batch.start - start
+        rows[first : first + len(batch.pictures)] = encoder.encode(batch.pictures).cpu().numpy()
+        bad.extend(batch.bad)
+    for index, _ in bad:
+        rows[index - start] = np.nan
+    return rows, bad
+
+
+def embed_captions(encoder: Encoder, captions: Sequence[str], *, batch_size: int = 64) -> NDArray[np.float32]:
+    """Embed captions: (n, D); one of unknown words keeps its zero row."""
+    if encoder.picture is not None:
+        raise ValueError(f"encoder {encoder.spec.name!r} embeds pictures, not captions")
+    rows: NDArray[np.float32] = encoder.encode(captions, batch_size=batch_size).cpu().numpy()
+    return rows
+
+
+def open_rows(spec: EncoderSpec, split: str) -> NDArray[Any]:
+    """Ready embeddings of one split, (n, D), read from disk as they are asked for."""
+    path = spec.folder / str(spec.checkpoint).replace("{split}", split)
+    try:
+        rows: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"encoder {spec.name!r}: no embeddings {path} for split {split!r}") from None
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(f"encoder {spec.name!r}: {path} is no .npy of embeddings: {first_line(error)}") from None
+    if rows.ndim != 2 or rows.dtype.kind != "f":
+        raise ValueError(f"encoder {spec.name!r}: {path} must hold (n, D) floats, got {rows.shape} {rows.dtype}")
+    if spec.embed_dim not in (None, rows.shape[1]):
+        raise ValueError(f"encoder {spec.name!r} declares embed_dim {spec.embed_dim} but {path} has {rows.shape[1]}")
+    return rows
+
+
+def measure_latency(encoder: Encoder) -> float:
+    """Milliseconds of one picture by itself, the median of up to 50 after three that do not count."""
+    if encoder.picture is None:
+        raise ValueError(f"encoder {encoder.spec.name!r} embeds captions; latency is measured on pictures")
+    picture = torch.zeros(1, 3, *encoder.picture.size, dtype=torch.uint8)
+    seconds: list[float] = []
+    end = time.perf_counter() + _LATENCY_SECONDS
+    while len(seconds) < 8 or (len(seconds) < 53 and time.perf_counter() < end):
+        begin = time.perf_counter()
+        encoder.encode(picture).cpu()  # the copy waits for the device
+        seconds.append(time.perf_counter() - begin)
+    return 1000 * statistics.median(seconds[3:])
+
+
+def _embed(network: nn.Module, pictures: Tensor) -> Tensor:
+    """One forward pass."""
+    embedding: Tensor = network(pictures)
+    return embedding
+
+
+def _chosen_device() -> torch.device:
+    """The device that accelerate gives this process."""
+    from accelerate import PartialState
+
+    return torch.device(PartialState().device)
+
+
+@contextmanager
+def _threads(n_threads: int | None) -> Iterator[None]:
+    """Compute with `n_threads` of the CPU, then with as many as before."""
+    before = torch.get_num_threads()
+    if n_threads in (None, before):
+        yield
+        return
+    torch.set_num_threads(n_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

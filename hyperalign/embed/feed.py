@@ -1,0 +1,140 @@
+"""Pictures on their way to an encoder: decoded, resized and batched as bytes, by workers where that pays.
+
+A picture that cannot be decoded becomes a black one with a reason, so that rows keep their places; who
+embeds the batch turns its row into NaN.
+"""
+
+import math
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from hyperalign.embed.networks import PictureInput
+
+Transform = Callable[[Image.Image], Tensor]
+
+_WORTH_WORKERS = 256  # fewer pictures are done before workers have started
+
+
+class Pictures(Protocol):
+    """A sequence of pictures; one that cannot be decoded raises when it is asked for."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+        ...
+
+    def __getitem__(self, index: int) -> Image.Image:
+        """One picture."""
+        ...
+
+
+class Batch(NamedTuple):
+    """Consecutive pictures as bytes.
+
+    Attributes:
+        start: Index of the first.
+        pictures: (B, 3, H, W) uint8.
+        bad: Index and reason of each that could not be decoded.
+    """
+
+    start: int
+    pictures: Tensor
+    bad: list[tuple[int, str]]
+
+
+def feed(
+    pictures: Pictures,
+    bounds: range,
+    transform: Transform,
+    picture: PictureInput,
+    *,
+    batch_size: int,
+    n_workers: int | None,
+) -> Iterator[Batch]:
+    """Batches of the pictures in `bounds`, in their order.
+
+    Args:
+        pictures: With a method `block(start, stop)` that gives (n, H, W, 3) uint8 they count as held in memory:
+            no workers, and where they have the wanted size already no detour over single pictures either.
+        bounds: Consecutive indices.
+        transform: Of one picture, to (3, H, W) uint8.
+        picture: What `transform` does, in numbers.
+        batch_size: Pictures in a batch.
+        n_workers: Processes that decode; None chooses.
+    """
+    if hasattr(pictures, "block"):
+        if len(bounds) and _fits(pictures.block(bounds.start, bounds.start + 1), picture):
+            return _blocks(pictures, bounds, batch_size)
+        n_workers = 0
+    loader = DataLoader(
+        _Batches(pictures, bounds, transform, picture.size, batch_size),
+        batch_size=None,  # an item is a batch already
+        num_workers=_n_workers(len(bounds)) if n_workers is None else n_workers,
+        collate_fn=_as_it_is,  # so that torch does not take the batch for a nest of tensors
+    )
+    return iter(loader)
+
+
+class _Batches(Dataset[Batch]):
+    """Batches by number, made wherever they are asked for."""
+
+    def __init__(
+        self, pictures: Pictures, bounds: range, transform: Transform, size: tuple[int, int], batch_size: int
+    ) -> None:
+        self.pictures, self.bounds, self.transform = pictures, bounds, transform
+        self.size, self.batch_size = size, batch_size
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.bounds) / self.batch_size)
+
+    def __getitem__(self, number: int) -> Batch:
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        indices = self.bounds[number * self.batch_size : (number + 1) * self.batch_size]
+        rows, bad = torch.zeros(len(indices), 3, *self.size, dtype=torch.uint8), []
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            for row, index in zip(rows, indices, strict=True):
+                try:
+                    row.copy_(self.transform(self.pictures[index]))
+                except Exception as error:  # decoders raise OSError, SyntaxError, struct.error and more
+                    bad.append((index, _reason(error)))
+        return Batch(indices.start, rows, bad)
+
+
+def _blocks(pictures: Any, bounds: range, batch_size: int) -> Iterator[Batch]:
+    """Batches cut straight from memory."""
+    for start in range(bounds.start, bounds.stop, batch_size):
+        block = np.array(pictures.block(start, min(start + batch_size, bounds.stop)))  # a copy: views may be read-only
+        yield Batch(start, torch.from_numpy(block).permute(0, 3, 1, 2), [])
+
+
+def _fits(block: Any, picture: PictureInput) -> bool:
+    """Whether resize and crop would give back what they got."""
+    unscaled = all(math.floor(side / picture.crop_pct) == side for side in picture.size)
+    return unscaled and block.dtype == np.uint8 and block.shape[1:] == (*picture.size, 3)
+
+
+def _n_workers(n_pictures: int) -> int:
+    """Decoding processes that pay: none for few pictures, else one for each core up to eight."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 0 if n_pictures < _WORTH_WORKERS else min(cores, 8)
+
+
+def _as_it_is(batch: Any) -> Any:
+    """No collating; a named function, since a worker must be able to find it."""
+    return batch
+
+
+def _reason(error: Exception) -> str:
+    """Why a picture could not be decoded, on one line."""
+    said = re.sub(r" ?<[^<>]* at 0x[0-9a-f]+>", "", f"{type(error).__name__}: {error}")  # addresses differ between runs
+    return " ".join(said.split())[:300]
