@@ -1,0 +1,90 @@
+"""An order of pairs that does not depend on luck, and the sentence that says which pair to take.
+
+Pairs that the test images cannot tell apart share a rank. A missing score is an error, not a last place.
+"""
+
+import numpy as np
+import pandas as pd
+
+from hyperalign.rank.resampling import Bootstrap
+
+__all__ = ["answer", "rank_pairs"]
+
+_LISTED = 5  # indistinguishable pairs that are named before the rest is counted
+
+
+def rank_pairs(table: pd.DataFrame, resampled: Bootstrap) -> pd.DataFrame:
+    """Add score, interval, rank, chance of being the best and position to one row per pair, and sort by position.
+
+    `position` is unique: by score, then fewer parameters of both encoders together, then name.
+
+    Args:
+        table: P rows of one method and seed with `image_encoder`, `text_encoder`, `n_params_image`, `n_params_text`
+            and any other columns. A `score` that is there already must be that of the hits.
+        resampled: The P pairs in the order of the rows.
+
+    Returns:
+        `position`, `rank`, `image_encoder`, `text_encoder`, `score`, `score_low`, `score_high`, `p_best` and the other
+        columns; the index counts from 0.
+    """
+    names = _names(table)
+    if len(table) != len(resampled.score):
+        raise ValueError(f"every pair needs one score, got {len(table)} pairs and {len(resampled.score)} scores")
+    if names.duplicated().any():
+        raise ValueError(f"a pair is ranked once, got {names[names.duplicated()].iloc[0]} twice")
+    given = table["score"] if "score" in table else resampled.score
+    wrong = ~np.isclose(given, resampled.score, atol=1e-3)
+    if wrong.any():
+        raise ValueError(f"the score of {names[wrong].iloc[0]} is missing or is not that of its hits")
+    added = {
+        "score": resampled.score,
+        "score_low": resampled.low,
+        "score_high": resampled.high,
+        "p_best": resampled.p_best,
+    }
+    keys = pd.DataFrame({"score": -resampled.score.round(6), "n_params": _n_params(table).to_numpy(), "name": [*names]})
+    order = keys.sort_values(["score", "n_params", "name"]).index
+    ranked = table.assign(rank=resampled.rank, **added).iloc[order].reset_index(drop=True)
+    ranked["position"] = np.arange(1, len(ranked) + 1)
+    first = ["position", "rank", "image_encoder", "text_encoder", *added]
+    return ranked[[*first, *(name for name in ranked if name not in first)]]
+
+
+def answer(table: pd.DataFrame) -> str:
+    """Say which pair to take, from the rows that `rank_pairs` returns; where several share rank 1, say so.
+
+    Names stand as they are in the table: whoever shows the sentence guards against what they contain.
+    """
+    first = table[table["rank"] == 1].sort_values("position", ignore_index=True)
+    names, best = [*_names(first)], first.iloc[0]
+    winner = (
+        f"{names[0]} scores {best['score']:.1f} (95 % interval {best['score_low']:.1f} to {best['score_high']:.1f}) "
+        f"and is the best pair with probability {best['p_best']:.2f}"
+    )
+    if len(table) == 1:
+        return f"{winner}: no other pair was compared."
+    if len(first) == 1:
+        return f"{winner}; every other pair is worse with 95 % confidence."
+    sizes = _n_params(first)
+    cheapest = int(sizes.to_numpy().argmin())
+    listed = ", ".join(names) if len(names) <= _LISTED else f"{', '.join(names[:3])} and {len(names) - 3} more"
+    which = "the first" if cheapest == 0 else f"{names[cheapest]}, which scores {first['score'][cheapest]:.1f}"
+    return (
+        f"{winner}, but {len(first)} pairs are indistinguishable at 95 %: {listed}. The cheapest of them is {which}, "
+        f"with {_count(sizes[cheapest])} parameters."
+    )
+
+
+def _names(table: pd.DataFrame) -> "pd.Series[str]":
+    return table["image_encoder"].astype(str) + "+" + table["text_encoder"].astype(str)
+
+
+def _n_params(table: pd.DataFrame) -> "pd.Series[float]":
+    return table["n_params_image"] + table["n_params_text"]
+
+
+def _count(number: float) -> str:
+    for suffix, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= scale:
+            return f"{number / scale:.3g}{suffix}"
+    return str(int(number))

@@ -1,0 +1,203 @@
+"""What chance makes of the scores: a paired bootstrap over test images.
+
+All pairs are scored on the same images, so they are compared on the same resamples of these images: what makes an
+image hard for everyone cancels. Nothing here sees an embedding; hits are all it needs.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+__all__ = [
+    "Bootstrap",
+    "Contributions",
+    "bootstrap",
+    "interval",
+    "per_image",
+    "per_picture",
+    "resample",
+    "select",
+]
+
+_EXACT_PAIRS = 500  # up to here every two pairs are compared resample by resample, in less than a second
+_CONFIDENCE = 0.95
+_Z_ONE_SIDED = 1.6448536269514722  # normal quantile at 0.95
+_Z_TWO_SIDED = 1.959963984540054  # normal quantile at 0.975
+_BLOCK_VALUES = 1 << 22  # weights drawn, and pairs compared, at a time
+_DECIMALS = 4  # of a per cent: equal scores stay equal although float32 adds in another order
+
+
+class Contributions(NamedTuple):
+    """What each test image adds to each pair's score, which is the mean over G parts of 100 · Σ hits / Σ trials.
+
+    Attributes:
+        hits: (G, n_images, P), sums of expected hits.
+        trials: (G, n_images), queries behind each sum.
+    """
+
+    hits: NDArray[np.float32]
+    trials: NDArray[np.float32]
+
+
+class Bootstrap(NamedTuple):
+    """What the resamples say about P pairs; scores in per cent.
+
+    Attributes:
+        score: (P,) on the images as they are.
+        low: (P,) lower end of the 95 % interval.
+        high: (P,) upper end.
+        rank: (P,) 1 + number of pairs that are better at 95 %.
+        p_best: (P,) share of the resamples in which the pair is the best; sums to 1.
+    """
+
+    score: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    rank: NDArray[np.int64]
+    p_best: NDArray[np.float64]
+
+
+def per_image(t2i: NDArray[np.float32], i2t: NDArray[np.float32], owner: NDArray[np.int64]) -> Contributions:
+    """Collect the hits of an image and of its captions, which are resampled together.
+
+    Args:
+        t2i: (P, n_captions) expected hits at 1.
+        i2t: (P, n_images) expected hits at 1.
+        owner: (n_captions,) index of each caption's image.
+    """
+    n_pairs, n_images = i2t.shape
+    if t2i.shape != (n_pairs, len(owner)):
+        raise ValueError(f"t2i must hold {n_pairs} pairs by {len(owner)} captions, got {t2i.shape}")
+    hits = torch.zeros(2, n_images, n_pairs)
+    hits[0].index_add_(0, torch.from_numpy(owner), torch.from_numpy(t2i).float().T)
+    hits[1] = torch.from_numpy(i2t).T
+    trials = np.stack([np.bincount(owner, minlength=n_images), np.ones(n_images)]).astype(np.float32)
+    return Contributions(hits.numpy(), trials)
+
+
+def per_picture(top_1: NDArray[np.float32]) -> Contributions:
+    """Contributions of zero-shot pictures from their top-1 hits, (P, n_images)."""
+    return Contributions(np.ascontiguousarray(top_1.T)[None], np.ones((1, top_1.shape[1]), np.float32))
+
+
+def select(contributions: Contributions, pairs: Sequence[int]) -> Contributions:
+    """The contributions of some pairs, in the order given."""
+    return Contributions(contributions.hits[:, :, list(pairs)], contributions.trials)
+
+
+def bootstrap(contributions: Contributions, *, n_boot: int = 2_000, seed: int = 0) -> Bootstrap:
+    """Score, interval, rank and chance of being the best of every pair, from one paired bootstrap over test images.
+
+    One pair is better than another at 95 % when it scores higher in at least 95 % of the resamples: one-sided, and not
+    corrected for the number of pairs, so that rank 1 reads "no other pair is better with 95 % confidence". Above 500
+    pairs the share is that of a normal distribution with the paired variance, and 9,000 pairs take seconds.
+    """
+    if n_boot < 2:
+        raise ValueError(f"n_boot must be at least 2, got {n_boot}")
+    score = _scores(contributions)
+    n_images, n_pairs = contributions.hits.shape[1:]
+    resamples = torch.from_numpy(resample(contributions, n_boot=n_boot, seed=seed))
+    variance = resamples.double().var(0).numpy() * n_images / max(1, n_images - 1)
+    low, high = interval(score, variance, n_images)
+    better = _n_better(resamples) if n_pairs <= _EXACT_PAIRS else _n_better_normal(contributions, score)
+    first = resamples == resamples.amax(1, keepdim=True)
+    p_best = (first / first.sum(1, keepdim=True)).mean(0, dtype=torch.float64)
+    return Bootstrap(score, low, high, 1 + better, p_best.numpy())
+
+
+def resample(contributions: Contributions, *, n_boot: int = 2_000, seed: int = 0) -> NDArray[np.float32]:
+    """Scores (n_boot, P) in per cent on resamples of the images, the same images for every pair.
+
+    The images drawn depend on the seed and the number of images alone, so that the results of two calls are paired.
+    """
+    hits, trials = (torch.from_numpy(part) for part in contributions)
+    n_parts, n_images, n_pairs = hits.shape
+    rng = np.random.default_rng(seed)
+    scores = torch.zeros(n_boot, n_pairs)
+    step = max(1, _BLOCK_VALUES // n_images)
+    for start in range(0, n_boot, step):
+        drawn = rng.multinomial(n_images, np.full(n_images, 1 / n_images), size=min(step, n_boot - start))
+        weights = torch.from_numpy(drawn.astype(np.float32))
+        part = scores[start : start + len(weights)]
+        for group in range(n_parts):
+            n_trials = (weights @ trials[group]).clamp(min=1)
+            part.add_((weights @ hits[group]).mul_(100 / (n_parts * n_trials[:, None])))
+    return scores.round_(decimals=_DECIMALS).numpy()
+
+
+def interval(
+    score: NDArray[np.float64], variance: NDArray[np.float64], n_images: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """95 % intervals of scores in per cent that vary by `variance` from one set of images to another.
+
+    Wilson's interval of a share p seen in n' = p (1 − p) / variance trials: as many independent ones as vary alike.
+    Unlike p ± 1.96 σ it stays in 0 … 100 and covers the truth near the ends too. Simulated 1,500 times with 300 images
+    and true scores of 1.2, 3.4, 21 and 65 %: 93.6, 94.6, 94.7 and 94.8 % (p ± 1.96 σ: 88.1, 93.5, 94.6 and 94.3 %).
+    Source: Wilson 1927, J. Am. Stat. Assoc. 22, 209–212.
+
+    Args:
+        score: (P,) per cent.
+        variance: (P,) per cent squared.
+        n_images: Trials to assume where nothing varies because every image is a hit, or every image a miss.
+
+    Returns:
+        Lower and upper ends; 0 and 100 · z² / (n + z²), z = 1.96, for n images without a hit.
+    """
+    share = np.clip(score / 100, 0, 1)
+    bernoulli = share * (1 - share)
+    per_trial = np.where(bernoulli > 0, variance / 100**2 / np.maximum(bernoulli, 1e-12), 1 / n_images)  # 1 / n'
+    tail = _Z_TWO_SIDED**2 * per_trial
+    half = np.sqrt(tail * bernoulli + tail**2 / 4)
+    low, high = (100 * (share + tail / 2 + sign * half) / (1 + tail) for sign in (-1, 1))
+    return np.clip(low, 0, score), np.clip(high, score, 100)
+
+
+def _scores(contributions: Contributions) -> NDArray[np.float64]:
+    hits, trials = contributions
+    if 0 in hits.shape or not trials.sum(1).all():
+        raise ValueError(f"a ranking needs pairs, test images and captions, got hits of shape {hits.shape}")
+    totals = hits.sum(1, dtype=np.float64) / trials.sum(1, dtype=np.float64)[:, None]
+    scores = np.asarray(100 * totals.mean(0), dtype=np.float64)
+    missing = np.flatnonzero(~np.isfinite(scores))
+    if len(missing):
+        raise ValueError(f"every pair needs a score, got none for {len(missing)} of them, the first at {missing[0]}")
+    return scores
+
+
+def _n_better(resamples: Tensor) -> NDArray[np.int64]:
+    """How many of P pairs score higher than each in at least 95 % of the resamples (n_boot, P)."""
+    columns = resamples.T.contiguous()
+    flags = torch.empty_like(columns)
+    needed = _CONFIDENCE * columns.shape[1]
+    better = [(torch.gt(columns, column, out=flags).sum(1) >= needed).sum() for column in columns]
+    return torch.stack(better).numpy()
+
+
+def _n_better_normal(contributions: Contributions, score: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The same by the normal approximation.
+
+    The variance of a difference of ratios is that of its linearised contributions, (hits − ratio · trials) / mean
+    trials. Only a pair with a higher score can be better, so blocks of the sorted pairs look ahead of themselves.
+    """
+    hits, trials = contributions
+    n_parts, n_images, n_pairs = hits.shape
+    order = np.argsort(-score, kind="stable")
+    rows = torch.zeros(n_images, n_pairs)  # Σ rows² over images is the variance of a score
+    for part, n_trials in zip(hits, trials, strict=True):
+        ratio = part.sum(0) / n_trials.sum()
+        linear = (part - ratio * n_trials[:, None]) / n_trials.mean()
+        rows += torch.from_numpy(linear[:, order]).mul_(100 / (n_parts * n_images))
+    own, ordered = rows.square().sum(0), torch.from_numpy(score[order])
+    better = torch.zeros(n_pairs, dtype=torch.int64)
+    step = max(1, _BLOCK_VALUES // n_pairs)
+    for start in range(0, n_pairs, step):
+        stop = min(start + step, n_pairs)
+        ahead = (ordered[:stop] - ordered[start:stop, None]).float()
+        both = own[start:stop, None] + own[:stop]
+        variance = (both - 2 * rows[:, start:stop].T @ rows[:, :stop]).clamp(min=1e-9)
+        better[start:stop] = (ahead > _Z_ONE_SIDED * variance.sqrt()).sum(1)
+    return np.asarray(better.numpy()[np.argsort(order)], dtype=np.int64)

@@ -1,0 +1,107 @@
+"""The table in order and the sentence that says which pair to take."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hyperalign.rank.ranking import answer, rank_pairs
+from hyperalign.rank.resampling import Bootstrap
+
+TABLE = pd.DataFrame(
+    {
+        "method": "hypernet",
+        "image_encoder": ["a", "b", "c", "a", "b"],
+        "text_encoder": ["x", "x", "x", "y", "y"],
+        "n_params_image": [9_000_000, 2_000_000, 2_000_000, 9_000_000, 1_000_000],
+        "n_params_text": [1_000_000, 1_000_000, 1_000_000, 500_000, 500_000],
+    }
+)
+SCORE = np.array([30.0, 30.0, 30.0, 31.0, 5.0])
+RESAMPLED = Bootstrap(
+    score=SCORE,
+    low=SCORE - 2,
+    high=SCORE + 2,
+    rank=np.array([1, 1, 1, 1, 5]),
+    p_best=np.array([0.2, 0.2, 0.2, 0.4, 0.0]),
+)
+
+
+def only(rows: list[int]) -> pd.DataFrame:
+    return rank_pairs(TABLE.iloc[rows], Bootstrap._make(column[rows] for column in RESAMPLED))
+
+
+def test_position_is_by_score_then_size_then_name() -> None:
+    ranked = rank_pairs(TABLE, RESAMPLED)
+
+    assert (ranked["image_encoder"] + ranked["text_encoder"]).tolist() == ["ay", "bx", "cx", "ax", "by"]
+    assert ranked["position"].tolist() == [1, 2, 3, 4, 5]
+    assert ranked["rank"].tolist() == [1, 1, 1, 1, 5]
+    assert ranked["score_low"].tolist() == [29, 28, 28, 28, 3]
+
+
+def test_other_columns_are_kept_behind() -> None:
+    ranked = rank_pairs(TABLE, RESAMPLED)
+
+    assert ranked.columns.tolist() == [
+        *("position", "rank", "image_encoder", "text_encoder", "score", "score_low", "score_high", "p_best"),
+        *("method", "n_params_image", "n_params_text"),
+    ]
+
+
+def test_order_of_the_input_does_not_matter() -> None:
+    pd.testing.assert_frame_equal(only([3, 1, 4, 0, 2]), rank_pairs(TABLE, RESAMPLED))
+
+
+def test_the_input_is_left_as_it_was() -> None:
+    before = TABLE.copy()
+
+    rank_pairs(TABLE, RESAMPLED)
+
+    pd.testing.assert_frame_equal(TABLE, before)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, 12.0])
+def test_a_missing_or_foreign_score_is_an_error(wrong: float) -> None:
+    with pytest.raises(ValueError, match=r"score of c\+x is missing or is not that of its hits"):
+        rank_pairs(TABLE.assign(score=[30, 30, wrong, 31, 5]), RESAMPLED)
+
+
+def test_a_pair_is_ranked_once_and_has_one_score() -> None:
+    with pytest.raises(ValueError, match=r"a\+x twice"):
+        rank_pairs(TABLE.iloc[[0, 0, 1, 2, 3]], RESAMPLED)
+    with pytest.raises(ValueError, match="got 2 pairs and 5 scores"):
+        rank_pairs(TABLE.iloc[:2], RESAMPLED)
+
+
+def test_a_clear_winner_is_named() -> None:
+    assert answer(only([3, 4])) == (
+        "a+y scores 31.0 (95 % interval 29.0 to 33.0) and is the best pair with probability 0.40; "
+        "every other pair is worse with 95 % confidence."
+    )
+
+
+def test_indistinguishable_pairs_are_named_with_the_cheapest() -> None:
+    assert answer(only([0, 1, 3])) == (
+        "a+y scores 31.0 (95 % interval 29.0 to 33.0) and is the best pair with probability 0.40, "
+        "but 3 pairs are indistinguishable at 95 %: a+y, b+x, a+x. "
+        "The cheapest of them is b+x, which scores 30.0, with 3M parameters."
+    )
+
+
+def test_the_first_may_be_the_cheapest() -> None:
+    assert answer(only([0, 1, 2])).endswith("The cheapest of them is the first, with 3M parameters.")
+
+
+def test_many_indistinguishable_pairs_are_counted() -> None:
+    table = pd.concat([TABLE.assign(text_encoder=f"t{i}") for i in range(2)], ignore_index=True).iloc[
+        [0, 1, 2, 5, 6, 7]
+    ]
+    equal = Bootstrap._make(np.repeat(column[:1], 6) for column in RESAMPLED)
+
+    assert "6 pairs are indistinguishable at 95 %: b+t0, b+t1, c+t0 and 3 more." in answer(rank_pairs(table, equal))
+
+
+def test_one_pair_is_not_called_better_than_others() -> None:
+    assert answer(only([0])).endswith("no other pair was compared.")
