@@ -87,6 +87,12 @@ def hub_source(spec: EncoderSpec) -> tuple[str, str]:
     return str(config.hf_hub_id), "config.json"
 
 
+def hub_license(spec: EncoderSpec) -> str | None:
+    """Licence that timm records for a tag."""
+    config = _import_timm().models.get_pretrained_cfg(_known_architecture(spec), allow_unregistered=True)
+    return None if config is None else config.license
+
+
 def misfit(expected: Shapes, given: Shapes) -> str | None:
     """How the weights that are `given` fail to be those `expected`, in words; None where they fit."""
     missing = [key for key in expected if key not in given and not key.endswith("num_batches_tracked")]
@@ -103,12 +109,16 @@ def checkpoint_misfit(spec: EncoderSpec, module: nn.Module) -> str | None:
     path = spec.local_checkpoint()
     if path is None:
         return None
+    module = module.network if isinstance(module, _Pooled) else module
     if path.suffix != ".safetensors":
         return misfit(_shapes(module.state_dict()), _shapes(_without_head(spec, module, _read_weights(spec, path))))
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
-    with safe_open(_existing(spec, path), framework="pt") as file:
-        given = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
+    try:
+        with safe_open(_existing(spec, path), framework="pt") as file:
+            given = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"encoder {spec.name!r}: {path} cannot be read: {first_line(error)}") from None
     return misfit(_shapes(module.state_dict()), _without_head(spec, module, given))
 
 
@@ -348,3 +358,12 @@ def _few(keys: list[str]) -> str:
 def describe_input(picture: PictureInput) -> dict[str, Any]:
     """A picture's treatment as plain values, for records and digests."""
     return asdict(picture)
+
+
+def state_digest(module: nn.Module) -> str:
+    """SHA-256 of a network's names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for key, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -17,8 +17,13 @@ from hyperalign.embed.zoo import EncoderSpec
 N_TOKENS = 16  # of the caption whose cost is declared
 
 
-def build_sentence_encoder(spec: EncoderSpec) -> Any:
-    """The `SentenceTransformer` of a text encoder on the CPU, frozen, in float32 and evaluation mode."""
+def build_sentence_encoder(spec: EncoderSpec, *, offline: bool = False) -> Any:
+    """The `SentenceTransformer` of a text encoder on the CPU, frozen, in float32 and evaluation mode.
+
+    Args:
+        spec: Of loader "sentence-transformers".
+        offline: Whether a hub name may only be found in the local cache.
+    """
     library = _import_library()
     if spec.kwargs.get("trust_remote_code"):
         raise ValueError(f"encoder {spec.name!r}: code from a checkpoint is never run; leave trust_remote_code out")
@@ -33,7 +38,7 @@ def build_sentence_encoder(spec: EncoderSpec) -> Any:
                 str(folder if folder is not None else spec.architecture),
                 device="cpu",
                 revision=spec.revision,
-                local_files_only=folder is not None,
+                local_files_only=offline or folder is not None,
                 truncate_dim=spec.truncate_dim,
                 **spec.kwargs,
             )
