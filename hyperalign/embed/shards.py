@@ -167,10 +167,10 @@ def damage(folder: Path, part: Part) -> str | None:
     return None
 
 
-def write_record(path: Path, record: Mapping[str, Any]) -> None:
+def write_record(path: Path, record: Mapping[str, Any], *, indent: int | None = 1) -> None:
     """Write a JSON object with a checksum of its own, whole or not at all."""
     seal = zlib.crc32(_canonical(record))
-    _write(path, json.dumps({**record, "seal": seal}, indent=1).encode())
+    _write(path, json.dumps({**record, "seal": seal}, indent=indent).encode())
 
 
 def read_record(path: Path) -> dict[str, Any] | None:

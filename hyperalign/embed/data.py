@@ -1,0 +1,169 @@
+"""Data sets: pictures with captions, cut into splits, and label sets for zero-shot classification.
+
+Nothing is unpacked and no picture is decoded when a data set is opened. What was left out, what stands
+twice and what ties is said in `Dataset.notes`; pictures that cannot be decoded are found when they are
+embedded, and `surviving` leaves them out.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from hyperalign.embed import scenes
+from hyperalign.embed.hub_data import read_hub
+from hyperalign.embed.label_sets import LabelSet, open_label_set, scene_labels
+from hyperalign.embed.pictures import Pictures
+from hyperalign.embed.samples import Source, expand
+from hyperalign.embed.splits import Split, Survivors, cut, shared_captions, surviving, take
+from hyperalign.embed.tables import TABLES, read_tables
+from hyperalign.embed.tars import read_tars
+
+__all__ = [
+    "FORMS",
+    "Dataset",
+    "LabelSet",
+    "Pictures",
+    "Split",
+    "Survivors",
+    "open_dataset",
+    "open_label_set",
+    "surviving",
+    "take",
+]
+
+Progress = Callable[[str, int, int], None]
+
+FORMS: Final = "scenes, a .csv, .tsv, .jsonl or .parquet table, .tar shards, a folder of either, or hf:<name>"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dataset:
+    """Everything a search looks at.
+
+    Attributes:
+        name: What to call it.
+        splits: train, val and test.
+        label_sets: Zero-shot label sets by name.
+        notes: In words, what was left out, what stands twice and what ties.
+    """
+
+    name: str
+    splits: Mapping[str, Split]
+    label_sets: Mapping[str, LabelSet]
+    notes: tuple[str, ...]
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    """Report to nobody."""
+
+
+def open_dataset(  # noqa: PLR0913 - the options of `--data`, each with its name
+    source: str,
+    *,
+    strict: bool = False,
+    seed: int = 0,
+    limit: int | None = None,
+    labels: Sequence[str] = (),
+    memory: Path | None = None,
+    progress: Progress = _silent,
+) -> Dataset:
+    """Open a data set by what a user wrote.
+
+    Args:
+        source: One of `FORMS`; shards and tables may be written with braces and wildcards.
+        strict: Stop at a picture that is missing or has no caption, instead of leaving it out.
+        seed: Draws the splits where the source has none; the seed of `scenes`.
+        limit: Keep at most so many pictures of each split, the first ones.
+        labels: Label sets to open beside it; `scenes` has its own.
+        memory: Folder in which facts about files are kept, so that the next time no picture is read.
+        progress: Told `(stage, done, total)`.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1 picture per split, got {limit}")
+    if source == "scenes":
+        name, (splits, notes) = source, _open_scenes(seed=seed, limit=limit)
+        opened = [scene_labels(name, seed=seed) for name in scenes.LABEL_SETS]
+    else:
+        found = _read(source, memory=memory, progress=progress)
+        name, (splits, notes) = found.name, cut(found, strict=strict, seed=seed, limit=limit)
+        opened = []
+    opened += [open_label_set(label_set, seed=seed, memory=memory, progress=progress) for label_set in labels]
+    return Dataset(name=name, splits=splits, label_sets=_by_name(opened), notes=tuple(notes))
+
+
+def _open_scenes(*, seed: int, limit: int | None) -> tuple[dict[str, Split], list[str]]:
+    sizes = {} if limit is None else {"n_train": min(limit, 3000), "n_val": min(limit, 500), "n_test": min(limit, 500)}
+    splits = {
+        name: Split(
+            name=name,
+            image_ids=found.image_ids,
+            pictures=found.pictures,
+            captions=found.captions,
+            owner=found.owner,
+            image_digest=found.image_digest,
+            text_digest=found.text_digest,
+        )
+        for name, found in scenes.open_scenes(seed=seed, **sizes).items()
+    }
+    return splits, shared_captions(splits)
+
+
+def _by_name(label_sets: Sequence[LabelSet]) -> dict[str, LabelSet]:
+    named: dict[str, LabelSet] = {}
+    for label_set in label_sets:
+        if label_set.name in named:
+            raise ValueError(f"two label sets are called {label_set.name!r}; rename one of them")
+        named[label_set.name] = label_set
+    return named
+
+
+def _read(source: str, *, memory: Path | None, progress: Progress) -> Source:
+    """Find the reader for what a user wrote, and read."""
+    if source.startswith("hf:"):
+        return read_hub(source.removeprefix("hf:"), memory=memory, progress=progress)
+    if "://" in source:
+        raise ValueError(f"{source!r} is an address; download it first, or give hf:<name>")
+    paths = _files(source)
+    kinds = {path.suffix.lower() for path in paths}
+    folder = paths[0].resolve().parent
+    if kinds == {".tar"}:
+        return read_tars(paths, name=folder.name, memory=memory, progress=progress)
+    if kinds <= set(TABLES):
+        name = paths[0].stem if len(paths) == 1 else folder.name
+        return read_tables(paths, name=name, memory=memory, progress=progress)
+    raise ValueError(f"data is {FORMS}; {source!r} names {paths[0].name} (a compressed tar must be unpacked once)")
+
+
+def _files(source: str) -> list[Path]:
+    """List the files that a user named by a path, a folder, braces or wildcards."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _in_folder(path)
+    if path.exists():
+        return [path]
+    paths: list[Path] = []
+    for name in expand(str(path)):
+        file = Path(name)
+        found = sorted(Path(file.anchor).glob(name.removeprefix(file.anchor))) if set(name) & set("*?[") else [file]
+        if not any(path.is_file() for path in found):
+            raise FileNotFoundError(f"there is no {name}; data is {FORMS}")
+        paths += [path for path in found if path.is_file()]
+    return list(dict.fromkeys(paths))
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    """List a folder's shards or tables, or those of the folders in it."""
+    for pattern in ("*", "*/*"):
+        files = [path for path in sorted(folder.glob(pattern)) if path.is_file() and not path.name.startswith(".")]
+        tars = [path for path in files if path.suffix.lower() == ".tar"]
+        tables = [path for path in files if path.suffix.lower() in TABLES]
+        if tars and tables:
+            raise ValueError(
+                f"{folder} holds shards ({tars[0].name}) and tables ({tables[0].name}); name those to read"
+            )
+        if tars or tables:
+            return tars or tables
+    raise FileNotFoundError(
+        f"the folder {folder} holds no .tar shard and no {', '.join(TABLES)} table; data is {FORMS}"
+    )

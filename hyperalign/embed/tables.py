@@ -1,0 +1,219 @@
+"""Tables of picture paths and captions: .csv, .tsv, .jsonl, .parquet.
+
+Paths are relative to the table's folder. A picture may have one row for each caption, or one row with
+a list of them; rows of the same picture are put together.
+"""
+
+import csv
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from hyperalign.embed.memory import file_digests
+from hyperalign.embed.pictures import whole_files
+from hyperalign.embed.samples import Sample, Source, captions_in, only_one, split_in_name, split_named
+
+__all__ = ["TABLES", "find_columns", "read_tables", "rows_of"]
+
+Progress = Callable[[str, int, int], None]
+Row = tuple[int, Mapping[str, Any]]
+
+TABLES: Final = (".csv", ".tsv", ".jsonl", ".parquet")
+
+_IMAGE_NAMES: Final = (
+    "image", "image_path", "img", "img_path", "path", "file", "filepath", "file_path", "filename", "file_name",
+    "image_name", "image_file",
+)  # fmt: skip
+_CAPTION_NAMES: Final = (
+    "captions", "caption", "texts", "text", "sentences", "sentence", "raw", "comment", "description", "title",
+)  # fmt: skip
+
+
+@dataclass(slots=True)
+class _Found:
+    """What the rows of one picture said so far."""
+
+    captions: list[str] = field(default_factory=list)
+    split: str | None = None
+
+
+def read_tables(paths: Sequence[Path], *, name: str, memory: Path | None, progress: Progress) -> Source:
+    """Read one table, or several whose names tell the splits apart, as one data set."""
+    by_name = [split_in_name(path) for path in paths]
+    if only_one(by_name, paths):
+        by_name = [None] * len(paths)
+    folder = paths[0].resolve().parent
+    found: dict[str, _Found] = {}
+    for path, split in zip(paths, by_name, strict=True):
+        _read(path, os.path.relpath(path.resolve().parent, folder), split, found)
+    there = [picture for picture in found if _is_there(folder / picture)]
+    if not there:
+        raise FileNotFoundError(
+            f"none of the {len(found):,} pictures of {name} is there, the first would be "
+            f"{folder / next(iter(found))}; paths are relative to the table's folder"
+        )
+    return Source(
+        name=name,
+        samples=[Sample(picture, found[picture].captions, found[picture].split) for picture in there],
+        pictures=whole_files([str(folder / picture) for picture in there]),
+        digests=lambda chosen: file_digests(
+            folder, [there[index] for index in chosen], memory=memory, progress=progress
+        ),
+        left_out=sorted(found.keys() - set(there)),
+    )
+
+
+def rows_of(path: Path) -> Iterator[Row]:
+    """Read a table as numbered rows; a number is that of the line, or of the row in a .parquet."""
+    kind = path.suffix.lower()
+    if kind == ".parquet":
+        return _parquet_rows(path)
+    if kind == ".jsonl":
+        return _json_rows(path)
+    return _text_rows(path, "\t" if kind == ".tsv" else None)
+
+
+def find_columns(names: Sequence[str], path: object) -> tuple[str, str, str | None]:
+    """Guess which columns hold the picture, the captions and the split."""
+    image, caption = _first(_IMAGE_NAMES, names), _first(_CAPTION_NAMES, names)
+    if image is None or caption is None:
+        lacking, known = ("pictures", _IMAGE_NAMES) if image is None else ("captions", _CAPTION_NAMES)
+        raise ValueError(
+            f"{path} has no column of {lacking}: its columns are {', '.join(map(repr, names)) or 'none'}; "
+            f"call it one of {', '.join(known)}"
+        )
+    return image, caption, _first(("split",), names)
+
+
+def _first(wanted: Sequence[str], names: Sequence[str]) -> str | None:
+    """Find the first of the wanted names, whatever its case and the blanks around it."""
+    plain = {name.strip().lower(): name for name in reversed(names)}
+    return next((plain[name] for name in wanted if name in plain), None)
+
+
+def _read(path: Path, prefix: str, by_name: str | None, found: dict[str, _Found]) -> None:
+    """Add the rows of one table, in the folder `prefix` below the first table's, to what was found before."""
+    columns: dict[tuple[str, ...], tuple[str, str, str | None]] = {}
+    number = 0
+    for number, row in rows_of(path):
+        where, names = f"line {number}", tuple(row)
+        if names not in columns:
+            columns[names] = find_columns(names, f"{path}, {where},")
+        image, caption, split_column = columns[names]
+        picture = os.path.normpath(Path(prefix) / _picture(row[image], path, where))
+        split = by_name
+        if split_column is not None and row[split_column] not in (None, ""):
+            split = split_named(str(row[split_column]), path, where)
+        item = found.setdefault(picture, _Found())
+        if item.split is None:
+            item.split = split
+        elif split not in (None, item.split):
+            raise ValueError(
+                f"{path}, {where}: {picture!r} is {split} here and {item.split} above; a picture has one split"
+            )
+        item.captions += captions_in(_listed(row[caption]), path, where)
+    if not number:
+        raise ValueError(f"{path} has no rows; it needs a picture and a caption in each")
+
+
+def _picture(value: object, path: Path, where: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{path}, {where}: a row must hold the path of a picture, got {_short(value)}")
+    if "://" in value:
+        raise ValueError(f"{path}, {where}: {value[:80]!r} is an address; download the pictures first")
+    return value.strip()
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long for a file
+        return False
+
+
+def _listed(value: Any) -> Any:
+    """Read a JSON list in a text cell as a list."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            inside = json.loads(value)
+        except (ValueError, RecursionError):
+            return value  # a caption that starts with a bracket
+        return inside if isinstance(inside, list) and inside else value
+    return value
+
+
+def _text_rows(path: Path, delimiter: str | None) -> Iterator[Row]:
+    """Read a .csv (comma, semicolon, bar or tab, whichever gives known columns) or a .tsv."""
+    line = 0
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            header = file.readline()
+            file.seek(0)
+            reader = csv.reader(file, delimiter=delimiter or _delimiter(header), strict=True)
+            names = next(reader, [])
+            if len(set(names)) < len(names):
+                raise ValueError(
+                    f"{path} has two columns of the same name in {', '.join(map(repr, names))}; rename one"
+                )
+            for cells in reader:
+                line = reader.line_num
+                if not cells:
+                    continue  # an empty line
+                if len(cells) != len(names):
+                    raise ValueError(
+                        f"{path}, line {line}: {len(cells)} cells where the header has {len(names)}; "
+                        "put a text that holds the separator in double quotes"
+                    )
+                yield line, dict(zip(names, cells, strict=True))
+    except csv.Error as error:
+        raise ValueError(f"{path}, after line {line}: {error}; check the quotes") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} must be UTF-8 text; convert it") from None
+
+
+def _delimiter(header: str) -> str:
+    for delimiter in (",", ";", "\t", "|"):
+        names = next(csv.reader([header], delimiter=delimiter), [])
+        if _first(_IMAGE_NAMES, names) and _first(_CAPTION_NAMES, names):
+            return delimiter
+    return ","
+
+
+def _json_rows(path: Path) -> Iterator[Row]:
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    raise ValueError(f"{path}, line {number}: not JSON: {error}") from None
+                if not isinstance(row, dict):
+                    raise ValueError(f"{path}, line {number}: each line must be an object, got {_short(row)}")
+                yield number, row
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} must be UTF-8 text; convert it") from None
+
+
+def _parquet_rows(path: Path) -> Iterator[Row]:
+    import pyarrow  # a fifth of a second that the other forms need not pay
+    import pyarrow.parquet as parquet
+
+    try:
+        with parquet.ParquetFile(path) as file:
+            chosen = [name for name in find_columns(file.schema_arrow.names, path) if name is not None]
+            number = 0
+            for batch in file.iter_batches(columns=chosen):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+    except pyarrow.ArrowException as error:
+        raise ValueError(f"{path} is not a parquet file that can be read: {str(error).splitlines()[0]}") from None
+
+
+def _short(value: object) -> str:
+    return f"{type(value).__name__} {repr(value)[:40]}"

@@ -1,0 +1,170 @@
+"""Tar shards, read where they lie: an index of offsets, nothing unpacked.
+
+A WebDataset sample is a run of members that share a name up to its first dot: `0001.jpg` with
+`0001.txt` (one caption a line) or `0001.json` (`captions`, a list of texts, or `caption`, a text).
+"""
+
+import hashlib
+import json
+import tarfile
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, Final, NamedTuple
+
+import numpy as np
+
+from hyperalign.embed.memory import keep, recall, stamp
+from hyperalign.embed.pictures import PICTURE_SUFFIXES, StoredPictures
+from hyperalign.embed.samples import Sample, Source, captions_in, only_one, split_in_name
+
+__all__ = ["Member", "index_tar", "read_tars", "stored"]
+
+Progress = Callable[[str, int, int], None]
+
+_TEXTS: Final = (".txt", ".json")
+_MAX_TEXT: Final = 1 << 20  # bytes; a caption file is a few hundred
+
+
+class Member(NamedTuple):
+    """One file inside a tar.
+
+    Attributes:
+        name: Its path in the tar.
+        offset: Where its bytes begin.
+        n_bytes: How many they are.
+        sha256: Of a picture's bytes; empty for a text.
+        text: What a text file says; empty for a picture.
+    """
+
+    name: str
+    offset: int
+    n_bytes: int
+    sha256: str
+    text: str
+
+
+class _Found(NamedTuple):
+    """One picture of a shard with its captions."""
+
+    key: str
+    shard: int
+    member: Member
+    captions: list[str]
+
+
+def index_tar(path: Path, *, memory: Path | None) -> list[Member]:
+    """List the pictures and texts of a tar; other kinds of files are passed over.
+
+    The index is kept in `memory` and read from there while the tar does not change.
+    """
+    about, now = f"tar {path.resolve()}", stamp(path)
+    known = recall(memory, about)
+    if known.get("stamp") == now:
+        return [Member(*fields) for fields in known["members"]]
+    try:
+        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar, path.open("rb") as data:
+            members = [member for info in tar if (member := _member(info, data, path)) is not None]
+    except (tarfile.TarError, EOFError, UnicodeError, ValueError) as error:
+        if isinstance(error, ValueError) and str(error).startswith(str(path)):
+            raise
+        raise ValueError(f"{path} must be a plain, uncompressed tar, but {error}; make it again") from None
+    keep(memory, about, {"stamp": now, "members": members})
+    return members
+
+
+def read_tars(paths: Sequence[Path], *, name: str, memory: Path | None, progress: Progress) -> Source:
+    """Read WebDataset shards as one data set, in the order given."""
+    found: list[_Found] = []
+    for shard, path in enumerate(paths):
+        found += _samples(path, shard, index_tar(path, memory=memory))
+        progress("reading shards", shard + 1, len(paths))
+    splits = [split_in_name(path) for path in paths]
+    if only_one(splits, paths):
+        splits = [None] * len(paths)
+    keys = [item.key for item in found]
+    if len(set(keys)) < len(keys):  # shards may count from zero each: their names tell samples apart
+        keys = [f"{paths[item.shard].stem}/{item.key}" for item in found]
+    _refuse_twins(keys, name)
+    return Source(
+        name=name,
+        samples=[Sample(key, item.captions, splits[item.shard]) for key, item in zip(keys, found, strict=True)],
+        pictures=stored(paths, [item.shard for item in found], [item.member for item in found]),
+        digests=lambda chosen: [found[index].member.sha256 for index in chosen],
+    )
+
+
+def stored(paths: Sequence[Path], homes: Sequence[int], members: Sequence[Member]) -> StoredPictures:
+    """Point at pictures inside tars."""
+    return StoredPictures(
+        files=[str(path) for path in paths],
+        home=np.array(homes, dtype=np.int64),
+        offset=np.array([member.offset for member in members], dtype=np.int64),
+        n_bytes=np.array([member.n_bytes for member in members], dtype=np.int64),
+    )
+
+
+def _member(info: tarfile.TarInfo, data: BinaryIO, path: Path) -> Member | None:
+    """Take one member down, its picture hashed or its text read; None for what is neither."""
+    name = info.name.encode(errors="surrogateescape").decode(errors="replace")
+    if info.isdir():
+        return None
+    if not info.isreg() or info.issparse():
+        raise ValueError(f"{path} holds {name!r}, a link or device; only plain files are read")
+    inside = PurePosixPath(name)
+    if inside.is_absolute() or ".." in inside.parts:
+        raise ValueError(f"{path} holds {name!r}, a name that leads out of the tar; make it again")
+    kind = inside.suffix.lower()
+    if inside.name.startswith(".") or kind not in (*PICTURE_SUFFIXES, *_TEXTS):
+        return None
+    if kind in _TEXTS and info.size > _MAX_TEXT:
+        raise ValueError(f"{path} holds {name!r} of {info.size:,} bytes; a caption file has at most {_MAX_TEXT:,}")
+    data.seek(info.offset_data)
+    content = data.read(info.size)
+    if len(content) < info.size:
+        raise ValueError(f"{path} ends inside {name!r}; it was not written or copied to its end")
+    if kind not in _TEXTS:
+        return Member(str(inside), info.offset_data, info.size, hashlib.sha256(content).hexdigest(), "")
+    try:
+        return Member(str(inside), info.offset_data, info.size, "", content.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: {name!r} must be UTF-8 text; convert it") from None
+
+
+def _samples(path: Path, shard: int, members: Sequence[Member]) -> list[_Found]:
+    """Group one shard's members by what stands before the first dot of their names."""
+    pictures: dict[str, Member] = {}
+    texts: dict[str, dict[str, str]] = {}
+    for member in members:
+        folder, slash, file = member.name.rpartition("/")
+        stem, _, kind = file.partition(".")
+        key, kind = folder + slash + stem, kind.lower()
+        if f".{kind}" in _TEXTS:
+            texts.setdefault(key, {})[kind] = member.text
+        elif f".{kind}" in PICTURE_SUFFIXES:
+            if key in pictures:
+                raise ValueError(f"{path} holds two pictures named {key!r}; names must differ before the first dot")
+            pictures[key] = member
+    return [_Found(key, shard, member, _captions(texts.get(key, {}), path, key)) for key, member in pictures.items()]
+
+
+def _captions(texts: dict[str, str], path: Path, key: str) -> list[str]:
+    """Read the captions of one sample: those of its JSON, else the lines of its text."""
+    if "json" in texts:
+        try:
+            record: Any = json.loads(texts["json"])
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path}: {key}.json is not JSON: {error}") from None
+        if not isinstance(record, dict):
+            raise ValueError(f"{path}: {key}.json must be an object with `captions`, got {type(record).__name__}")
+        captions = captions_in(record.get("captions", record.get("caption")), path, f"{key}.json")
+        if captions or "txt" not in texts:
+            return captions
+    return texts.get("txt", "").splitlines()
+
+
+def _refuse_twins(keys: Sequence[str], name: str) -> None:
+    seen: set[str] = set()
+    for key in keys:
+        if key in seen:
+            raise ValueError(f"{name} has two shards with the same name and the same picture {key!r}; rename one")
+        seen.add(key)
