@@ -20,7 +20,7 @@ __all__ = ["MAX_PIXELS", "PICTURE_SUFFIXES", "Chosen", "Pictures", "StoredPictur
 PICTURE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 MAX_PIXELS: Final = 89_478_485  # Pillow's own line: more would take over 256 MB as RGB
 
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 
 
 class Pictures(Protocol):

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from hyperalign.embed.pictures import Pictures
 
-__all__ = ["SPLITS", "Sample", "Source", "captions_in", "clean", "expand", "only_one", "split_in_name", "split_named"]
+__all__ = ["SPLITS", "Sample", "Source", "captions_in", "clean", "expand", "split_named", "splits_in_names"]
 
 SPLITS: Final = ("train", "val", "test")
 
@@ -86,48 +86,66 @@ def split_named(word: str, path: object, where: str) -> str:
     return split
 
 
-def split_in_name(path: Path) -> str | None:
-    """Find a split's name among the words of a file's name or else of its folder's: `coco-val2014-003.tar` is val."""
-    for text in (path.name.split(".")[0], path.parent.name):
-        words = re.findall(r"[a-z]+", text.lower())
-        found = {_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS}
-        if len(found) == 1:
-            return found.pop()
-    return None
+def splits_in_names(files: Sequence[Path]) -> list[str | None]:
+    """Read each file's split from the words of its name, `coco-val2014-003.tar`, or else from its folder's.
 
-
-def only_one(splits: Sequence[str | None], files: Sequence[Path]) -> bool:
-    """Tell whether the names of files say nothing about splits: none has one, or all have the same."""
-    found = set(splits)
-    if None in found and len(found) > 1:
-        silent = files[list(splits).index(None)]
+    Where all have the same word or none has one, names say nothing about splits.
+    """
+    found = [_split_word(file.name.split(".")[0]) for file in files]
+    if not any(found):
+        found = [_split_word(file.resolve().parent.name) for file in files]
+    if len(set(found)) == 1:
+        return [None] * len(files)
+    if None in found:
         raise ValueError(
-            f"{silent} must say its split in its name as the other files do (train, val or test); rename it"
+            f"{files[found.index(None)]} must say its split in its name as the other files do (train, val or test); "
+            "rename it"
         )
-    return len(found) <= 1
+    return found
+
+
+def _split_word(name: str) -> str | None:
+    words = re.findall(r"[a-z]+", name.lower())
+    found = {_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS}
+    return found.pop() if len(found) == 1 else None
 
 
 def expand(pattern: str) -> list[str]:
     """Write out braces as a shell does: `{a,b}` and ranges `{000..004}`; what is not such a brace stays."""
-    for match in re.finditer(r"\{([^{}]*)\}", pattern):
-        choices = _choices(match.group(1))
-        if choices is not None:
-            head, tail = pattern[: match.start()], pattern[match.end() :]
-            return [done for choice in choices for done in expand(head + choice + tail)]
+    for start in (match.start() for match in re.finditer(r"\{", pattern)):
+        pieces = _pieces(pattern[start + 1 :])
+        if pieces is None:
+            continue  # never closed
+        end = start + 1 + len(",".join(pieces)) + 1
+        choices = pieces if len(pieces) > 1 else _range(pieces[0])
+        if choices:
+            tails = expand(pattern[end:])
+            return [pattern[:start] + inner + tail for choice in choices for inner in expand(choice) for tail in tails]
     return [pattern]
 
 
-def _choices(inside: str) -> list[str] | None:
-    numbers = re.fullmatch(r"(\d+)\.\.(\d+)", inside)
-    if numbers:
-        first, last = numbers.groups()
-        padded = any(len(number) > 1 and number[0] == "0" for number in (first, last))
-        width = max(len(first), len(last)) if padded else 0
-        low, high = int(first), int(last)
-        step = 1 if low <= high else -1
-        if abs(high - low) >= 1_000_000:
-            raise ValueError(
-                f"{{{inside}}} stands for {abs(high - low) + 1:,} files; a pattern may stand for a million"
-            )
-        return [f"{number:0{width}}" for number in range(low, high + step, step)]
-    return inside.split(",") if "," in inside else None
+def _pieces(text: str) -> list[str] | None:
+    """Cut what stands before the closing brace at its commas, those of inner braces aside."""
+    depth, begin, pieces = 0, 0, list[str]()
+    for position, letter in enumerate(text):
+        if depth == 0 and letter in ",}":
+            pieces.append(text[begin:position])
+            begin = position + 1
+            if letter == "}":
+                return pieces
+        depth += (letter == "{") - (letter == "}")
+    return None
+
+
+def _range(text: str) -> list[str]:
+    """Write out `000..004`; nothing if the text is no range."""
+    numbers = re.fullmatch(r"(\d+)\.\.(\d+)", text, re.ASCII)
+    if not numbers:
+        return []
+    padded = any(len(number) > 1 and number[0] == "0" for number in numbers.groups())
+    width = max(map(len, numbers.groups())) if padded else 0
+    low, high = map(int, numbers.groups())
+    if abs(high - low) >= 1_000_000:
+        raise ValueError(f"{{{text}}} stands for {abs(high - low) + 1:,} files; at most a million can be named")
+    step = 1 if low <= high else -1
+    return [f"{number:0{width}}" for number in range(low, high + step, step)]

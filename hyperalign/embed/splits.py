@@ -147,9 +147,7 @@ def _usable(source: Source, *, strict: bool) -> tuple[dict[int, Sample], list[st
         )
     notes += _left_out("has no caption", "have no caption", silent)
     if strict and notes:
-        raise ValueError(
-            f"{source.name}: {notes[0].replace(' and was left out', '').replace(' and were left out', '')}"
-        )
+        raise ValueError(f"with --strict every picture of {source.name} must be there and have a caption: {notes[0]}")
     if n_empty:
         notes.append(f"{n_empty:,} empty caption{'s' * (n_empty > 1)} left out")
     return usable, notes

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from hyperalign.embed.memory import file_digests
 from hyperalign.embed.pictures import whole_files
-from hyperalign.embed.samples import Sample, Source, captions_in, only_one, split_in_name, split_named
+from hyperalign.embed.samples import Sample, Source, captions_in, split_named, splits_in_names
 
 __all__ = ["TABLES", "find_columns", "read_tables", "rows_of"]
 
@@ -42,12 +42,9 @@ class _Found:
 
 def read_tables(paths: Sequence[Path], *, name: str, memory: Path | None, progress: Progress) -> Source:
     """Read one table, or several whose names tell the splits apart, as one data set."""
-    by_name = [split_in_name(path) for path in paths]
-    if only_one(by_name, paths):
-        by_name = [None] * len(paths)
     folder = paths[0].resolve().parent
     found: dict[str, _Found] = {}
-    for path, split in zip(paths, by_name, strict=True):
+    for path, split in zip(paths, splits_in_names(paths), strict=True):
         _read(path, os.path.relpath(path.resolve().parent, folder), split, found)
     there = [picture for picture in found if _is_there(folder / picture)]
     if not there:
@@ -155,9 +152,7 @@ def _text_rows(path: Path, delimiter: str | None) -> Iterator[Row]:
             reader = csv.reader(file, delimiter=delimiter or _delimiter(header), strict=True)
             names = next(reader, [])
             if len(set(names)) < len(names):
-                raise ValueError(
-                    f"{path} has two columns of the same name in {', '.join(map(repr, names))}; rename one"
-                )
+                raise ValueError(f"{path} has two columns of one name among {', '.join(map(repr, names))}; rename one")
             for cells in reader:
                 line = reader.line_num
                 if not cells:

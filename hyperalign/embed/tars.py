@@ -15,7 +15,7 @@ import numpy as np
 
 from hyperalign.embed.memory import keep, recall, stamp
 from hyperalign.embed.pictures import PICTURE_SUFFIXES, StoredPictures
-from hyperalign.embed.samples import Sample, Source, captions_in, only_one, split_in_name
+from hyperalign.embed.samples import Sample, Source, captions_in, splits_in_names
 
 __all__ = ["Member", "index_tar", "read_tars", "stored"]
 
@@ -64,6 +64,9 @@ def index_tar(path: Path, *, memory: Path | None) -> list[Member]:
     try:
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar, path.open("rb") as data:
             members = [member for info in tar if (member := _member(info, data, path)) is not None]
+            data.seek(tar.offset)
+            if data.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # the library takes any rubbish for the end
+                raise ValueError(f"{path} has no end mark; it was not written or copied to its end")
     except (tarfile.TarError, EOFError, UnicodeError, ValueError) as error:
         if isinstance(error, ValueError) and str(error).startswith(str(path)):
             raise
@@ -78,9 +81,7 @@ def read_tars(paths: Sequence[Path], *, name: str, memory: Path | None, progress
     for shard, path in enumerate(paths):
         found += _samples(path, shard, index_tar(path, memory=memory))
         progress("reading shards", shard + 1, len(paths))
-    splits = [split_in_name(path) for path in paths]
-    if only_one(splits, paths):
-        splits = [None] * len(paths)
+    splits = splits_in_names(paths)
     keys = [item.key for item in found]
     if len(set(keys)) < len(keys):  # shards may count from zero each: their names tell samples apart
         keys = [f"{paths[item.shard].stem}/{item.key}" for item in found]
