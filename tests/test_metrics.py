@@ -186,6 +186,18 @@ def test_similarities_are_compared_in_float32() -> None:
     assert hits.t2i[0, 0] == 1
 
 
+def test_read_only_arrays_are_read() -> None:
+    """Memory-mapped ones are; torch warns of them, and a warning is an error here."""
+    owner, ok = np.arange(3), np.ones(3, dtype=bool)
+    ok[0] = False
+    for array in (owner, ok):
+        array.flags.writeable = False
+
+    hits = retrieval_hits(lambda i, j: torch.eye(3)[i:j], owner, 3, caption_ok=ok, image_ok=ok)
+
+    assert hits.t2i[:, 0].tolist() == [0, 1, 1]
+
+
 def test_a_block_is_all_that_is_asked_for_at_once() -> None:
     asked = []
 

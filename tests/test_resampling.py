@@ -45,6 +45,18 @@ def test_the_score_is_the_mean_of_both_directions() -> None:
     assert bootstrap(contributions).score.tolist() == [50]
 
 
+def test_read_only_hits_are_read() -> None:
+    """Those of a finished run are; torch warns of them, and a warning is an error here."""
+    t2i, i2t, owner = np.ones((1, 3), np.float32), np.ones((1, 2), np.float32), np.array([0, 0, 1])
+    for array in (t2i, i2t, owner):
+        array.flags.writeable = False
+
+    contributions = per_image(t2i, i2t, owner)
+    contributions.hits.flags.writeable = False
+
+    assert bootstrap(contributions).score.tolist() == [100]
+
+
 def test_resamples_agree_with_drawing_images_one_by_one() -> None:
     rng = np.random.default_rng(3)
     owner = np.sort(rng.integers(0, 8, 20))

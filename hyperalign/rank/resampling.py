@@ -73,8 +73,8 @@ def per_image(t2i: NDArray[np.float32], i2t: NDArray[np.float32], owner: NDArray
     if t2i.shape != (n_pairs, len(owner)):
         raise ValueError(f"t2i must hold {n_pairs} pairs by {len(owner)} captions, got {t2i.shape}")
     hits = torch.zeros(2, n_images, n_pairs)
-    hits[0].index_add_(0, torch.from_numpy(owner), torch.from_numpy(t2i).float().T)
-    hits[1] = torch.from_numpy(i2t).T
+    hits[0].index_add_(0, torch.tensor(owner), _tensor(t2i).float().T)
+    hits[1] = _tensor(i2t).T
     trials = np.stack([np.bincount(owner, minlength=n_images), np.ones(n_images)]).astype(np.float32)
     return Contributions(hits.numpy(), trials)
 
@@ -114,7 +114,7 @@ def resample(contributions: Contributions, *, n_boot: int = 2_000, seed: int = 0
 
     The images drawn depend on the seed and the number of images alone, so that the results of two calls are paired.
     """
-    hits, trials = (torch.from_numpy(part) for part in contributions)
+    hits, trials = (_tensor(part) for part in contributions)
     n_parts, n_images, n_pairs = hits.shape
     rng = np.random.default_rng(seed)
     scores = torch.zeros(n_boot, n_pairs)
@@ -154,6 +154,11 @@ def interval(
     half = np.sqrt(tail * bernoulli + tail**2 / 4)
     low, high = (100 * (share + tail / 2 + sign * half) / (1 + tail) for sign in (-1, 1))
     return np.clip(low, 0, score), np.clip(high, score, 100)
+
+
+def _tensor(values: NDArray[np.float32]) -> Tensor:
+    """The values as a tensor, copied only where they are read-only: torch warns of those."""
+    return torch.from_numpy(np.require(values, requirements="W"))
 
 
 def _scores(contributions: Contributions) -> NDArray[np.float64]:
