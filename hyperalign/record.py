@@ -12,7 +12,15 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-__all__ = ["LEADERBOARD_COLUMNS", "LEDGER_COLUMNS", "WORD_COLUMNS", "Agreement", "Ratio", "Result", "to_json"]
+__all__ = [
+    "LEADERBOARD_COLUMNS",
+    "LEDGER_COLUMNS",
+    "WORD_COLUMNS",
+    "AgreementRecord",
+    "RatioRecord",
+    "Result",
+    "to_json",
+]
 
 LEADERBOARD_COLUMNS = (
     *("position", "rank", "image_encoder", "text_encoder", "method", "sides", "score", "score_low", "score_high"),
@@ -28,7 +36,7 @@ WORD_COLUMNS = (
 )
 
 
-class Ratio(TypedDict):
+class RatioRecord(TypedDict):
     """The cost of the baseline grid over the cost of the search, with everything needed to judge it.
 
     Attributes:
@@ -46,7 +54,7 @@ class Ratio(TypedDict):
     method_flops: int
 
 
-class Agreement(TypedDict, total=False):
+class AgreementRecord(TypedDict, total=False):
     """How far one order of the pairs agrees with another; measured over `n_pairs` pairs.
 
     Attributes:
@@ -59,6 +67,7 @@ class Agreement(TypedDict, total=False):
         regret_at_1: Points that taking the first of `order` loses in the scores of `reference`.
         regret_low: Lower end of its 95 % interval.
         regret_high: Upper end of it.
+        reason: Why a correlation could not be computed; empty where it was.
     """
 
     order: str
@@ -70,6 +79,7 @@ class Agreement(TypedDict, total=False):
     regret_at_1: float
     regret_low: float
     regret_high: float
+    reason: str
 
 
 class Result(TypedDict, total=False):
@@ -112,8 +122,8 @@ class Result(TypedDict, total=False):
     counts: list[str]
     answer: list[str]
     notes: list[str]
-    agreement: list[Agreement]
-    ratios: list[Ratio]
+    agreement: list[AgreementRecord]
+    ratios: list[RatioRecord]
     roofline: dict[str, Any]
 
 

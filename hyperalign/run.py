@@ -5,6 +5,7 @@ Every file but the log is written whole, under a temporary name, and renamed; a 
 whether it may be shown or must be resumed. Finished stages lie under `stages/` until the run is finished.
 """
 
+import csv
 import json
 import os
 import re
@@ -39,6 +40,7 @@ __all__ = [
     "read_log",
     "read_result",
     "resume_run",
+    "same_table",
     "save_stage",
     "write_leaderboard",
     "write_ledger",
@@ -63,6 +65,11 @@ class Run:
     result: Result
     leaderboard: pd.DataFrame
     ledger: pd.DataFrame
+
+    def document(self) -> dict[str, Any]:
+        """All of it as plain JSON: `result.json` with the two tables, row by row."""
+        tables = {"leaderboard": self.leaderboard.to_dict("records"), "ledger": self.ledger.to_dict("records")}
+        return {"run": str(self.path), **self.result, **tables}
 
 
 class Stage(NamedTuple):
@@ -230,6 +237,12 @@ def load_run(path: Path) -> Run:
     return Run(path=path, result=result, leaderboard=leaderboard, ledger=ledger)
 
 
+def same_table(first: Path, second: Path) -> bool:
+    """Whether two runs have the same leaderboard, the measured latency aside."""
+    tables = [_read_table(run / "leaderboard.csv", LEADERBOARD_COLUMNS) for run in (first, second)]
+    return bool(tables[0].drop(columns="latency_ms").equals(tables[1].drop(columns="latency_ms")))
+
+
 def load_tensors(path: Path) -> dict[str, NDArray[Any]]:
     """Read `connectors.safetensors` or `hits.safetensors` of a run."""
     if not path.is_file():
@@ -250,15 +263,23 @@ def _read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     """Read a table as it was written: an encoder may be called `NA`, and floats come back to the last bit."""
     if not path.is_file():
         raise FileNotFoundError(f"the run {path.parent} has no {path.name}; it must be made again")
-    words = {name: "str" for name in WORD_COLUMNS}
-    missing = {name: [""] for name in columns if name not in words}
     try:
-        table = pd.read_csv(path, dtype=words, keep_default_na=False, na_values=missing, float_precision="round_trip")
-    except ValueError as error:
+        with path.open(encoding="utf-8", newline="") as file:
+            head, *rows = csv.reader(file, strict=True)
+        if tuple(head) != tuple(columns):
+            raise ValueError(f"its columns are not {', '.join(columns)}")
+        cells = dict(zip(head, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(head, ())
+        return pd.DataFrame({name: cells[name] if name in WORD_COLUMNS else _numbers(cells[name]) for name in head})
+    except (ValueError, csv.Error) as error:
         raise ValueError(f"{path} cannot be read as a table ({error}); the run must be made again") from None
-    if tuple(table.columns) != tuple(columns):
-        raise ValueError(f"{path} has other columns than {', '.join(columns)}; the run must be made again")
-    return table
+
+
+def _numbers(cells: Sequence[str]) -> "pd.Series[Any]":
+    """Whole numbers where all are, else floats; an empty cell is NaN. Python's own reading is exact, pandas' is not."""
+    try:
+        return pd.Series([int(cell) for cell in cells], dtype="int64")
+    except (ValueError, OverflowError):
+        return pd.Series([float(cell or "nan") for cell in cells], dtype="float64")
 
 
 def _make_folder(out: Path, name: str) -> Path:

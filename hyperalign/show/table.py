@@ -92,7 +92,8 @@ def agreement_table(run: Run, *, width: int) -> Group:
         _Column("regret@1", [points(item["regret_at_1"]) for item in items]),
         _Column("95 %", [_between(item["regret_low"], item["regret_high"]) for item in items], goes=3),
     ]
-    return _fit("Agreement of orders", columns, width=width, more=[])
+    reasons = [f"{clean(item['order'])}: {clean(item['reason'])}" for item in items if item["reason"]]
+    return _fit("Agreement of orders", columns, width=width, more=reasons)
 
 
 def ledger_table(run: Run, *, width: int) -> Group:

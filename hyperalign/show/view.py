@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from hyperalign.ledger import SEARCH_STAGES
-from hyperalign.record import Agreement
+from hyperalign.record import AgreementRecord
 from hyperalign.run import Run
 from hyperalign.show.words import clean, flops, times
 
@@ -155,11 +155,11 @@ def ratios(run: Run) -> list[RatioView]:
     ]
 
 
-def agreements(run: Run) -> list[Agreement]:
+def agreements(run: Run) -> list[AgreementRecord]:
     """The orders held against each other; what was not measured is NaN."""
-    blank: Agreement = {"order": "", "reference": "", "n_pairs": 0}
+    blank: AgreementRecord = {"order": "", "reference": "", "n_pairs": 0, "reason": ""}
     numbers = ("spearman", "kendall", "ndcg_at_5", "regret_at_1", "regret_low", "regret_high")
-    found: list[Agreement] = []
+    found: list[AgreementRecord] = []
     for item in run.result.get("agreement", []):
         measured = {name: math.nan if item.get(name) is None else item[name] for name in numbers}  # type: ignore[literal-required]
         found.append({**blank, **item, **measured})  # type: ignore[typeddict-item]

@@ -1,0 +1,72 @@
+"""The command line: words in, one library call, words out.
+
+    manners    what is said where, and what a user's mistake looks like
+    options    the options that commands share, and configuration files
+    searching  search, rerun, embed, report
+    stores     zoo list|show|check|build, cache ls|verify|prune|rm
+
+What is heavy is imported inside the command that needs it, so that help is instant.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hyperalign.cli import searching, stores
+from hyperalign.cli.manners import Polite, print_json, show_progress, stdout
+from hyperalign.cli.options import CacheDir, Config, Json
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(cls=Polite, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.command("search")(searching.search)
+app.command("embed")(searching.embed)
+app.command("rerun")(searching.rerun)
+app.command("report")(searching.report)
+app.add_typer(stores.zoo_app, name="zoo")
+app.add_typer(stores.cache_app, name="cache")
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Run one command. `--debug` is understood wherever it stands."""
+    given = list(sys.argv[1:] if words is None else words)
+    debug = ["--debug"] if "--debug" in given else []
+    app(args=debug + [word for word in given if word != "--debug"], prog_name="hyperalign")
+
+
+@app.callback()
+def _root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    """Find the best pair of frozen image and text encoders under a budget."""
+    if version:
+        import hyperalign
+
+        typer.echo(hyperalign.__version__)
+        raise typer.Exit
+
+
+@app.command("doctor")
+def _doctor(
+    config: Config = None,
+    cache_dir: CacheDir = Path("cache"),
+    json: Json = False,
+) -> None:
+    """Say what is installed, how fast this machine is, and what is wrong; status 1 if something is."""
+    from hyperalign.doctor import examine
+    from hyperalign.show.lists import facts_table
+
+    with show_progress() as display:
+        found = examine(cache_dir=cache_dir, say=display.say)
+    if json:
+        print_json(found._asdict())
+    else:
+        stdout().print(facts_table(found.facts))
+        for problem in found.problems:
+            typer.echo(f"problem: {problem}")
+        typer.echo("" if found.problems else "Nothing is wrong.")
+    raise typer.Exit(1 if found.problems else 0)

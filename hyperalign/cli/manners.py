@@ -1,0 +1,89 @@
+"""How commands speak: results to stdout, everything else to stderr, one sentence for a user's mistake.
+
+Exit status: 0 done, 1 something was found wrong, 2 a user's mistake, 130 stopped by Ctrl-C.
+"""
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import typer
+from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from hyperalign.show.progress import Display
+
+__all__ = ["Polite", "print_json", "say", "show_progress", "stdout"]
+
+
+class Polite(TyperGroup):
+    """A group of commands in which a user's mistake ends with one sentence and not with a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command and turn what it raises into words and a status."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            if ctx.params.get("debug"):
+                raise
+            say("stopped.")
+            raise typer.Exit(130) from None
+        except BrokenPipeError:
+            _forget_stdout()
+            raise typer.Exit(141) from None
+        except (ValueError, KeyError, OSError, ImportError) as error:
+            sentence = _sentence(error)
+            if ctx.params.get("debug") or sentence is None:
+                raise
+            say(f"error: {sentence}")
+            raise typer.Exit(2) from None
+
+
+def print_json(value: object) -> None:
+    """Print a value to stdout as JSON."""
+    from hyperalign.record import to_json
+
+    typer.echo(to_json(value, indent=2))
+
+
+def stdout() -> "Console":
+    """Stdout as wide as the terminal, or wide enough for every column where it is a file."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 160
+    return console
+
+
+def show_progress() -> "Display":
+    """A display of progress on stderr, to be used as a context."""
+    from rich.console import Console
+
+    from hyperalign.show.progress import Display
+
+    return Display(Console(stderr=True, highlight=False))
+
+
+def say(message: str) -> None:
+    """One line on stderr; names in it are untrusted."""
+    from hyperalign.show.words import clean
+
+    typer.echo(clean(message), err=True)
+
+
+def _sentence(error: Exception) -> str | None:
+    """What a user is told of an error; None where it is no user's mistake but our own slip."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror.lower()}" if error.filename else error.strerror
+    if isinstance(error, ImportError) and error.name is not None:
+        return None
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return " ".join(text.split()) if " " in text else None
+
+
+def _forget_stdout() -> None:
+    """Whoever read our output has gone: let nothing be flushed to it when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,221 @@
+"""`search`, `rerun`, `embed` and `report`: a configuration in, a run on disk and its table out."""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hyperalign.cli.manners import print_json, say, show_progress, stdout
+from hyperalign.cli.options import (
+    BASELINE,
+    TRAINING,
+    Budget,
+    CacheDir,
+    Config,
+    Data,
+    Dim,
+    Json,
+    Labels,
+    License,
+    Limit,
+    MaxGflops,
+    MaxLatency,
+    Minutes,
+    Out,
+    PairBudget,
+    RunPath,
+    Seed,
+    Strict,
+    Text,
+    TextBudget,
+    Zoo,
+)
+
+if TYPE_CHECKING:
+    from hyperalign.run import Run
+    from hyperalign.search import SearchConfig
+
+__all__ = ["embed", "report", "rerun", "search"]
+
+_NOT_CONFIG = {"cache_dir", "out", "config", "resume", "json", "dry_run"}
+
+
+def search(  # noqa: PLR0913 – the signature is the list of options
+    ctx: typer.Context,
+    zoo: Zoo = None,
+    data: Data = None,
+    budget: Budget = None,
+    text_budget: TextBudget = None,
+    pair_budget: PairBudget = None,
+    max_gflops: MaxGflops = None,
+    max_latency: MaxLatency = None,
+    dim: Dim = None,
+    license: License = None,
+    method: Annotated[Text, typer.Option(help="Of ape, closed-form and hypernet, with commas between.")] = None,
+    decoder: Annotated[Text, typer.Option(help="Of the hypernetwork: residual or sliced.")] = None,
+    sides: Annotated[Text, typer.Option(help="Sides that ape trains: text or both.")] = None,
+    task: Annotated[Text, typer.Option(help="What is scored: retrieval or zero-shot.")] = None,
+    labels: Labels = None,
+    verify: Annotated[int | None, typer.Option(min=0, help="Train so many of the first pairs by ape too.")] = None,
+    scores: Annotated[bool | None, typer.Option("--scores/--no-scores", help="Training-free scores beside.")] = None,
+    seed: Seed = None,
+    limit: Limit = None,
+    max_minutes: Minutes = None,
+    strict: Strict = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps.", rich_help_panel=TRAINING)] = None,
+    epochs: Annotated[
+        float | None, typer.Option(help="Or: passes over the captions.", rich_help_panel=TRAINING)
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Items per step.", rich_help_panel=TRAINING)] = None,
+    pairs_per_step: Annotated[int | None, typer.Option(help="Pairs per step.", rich_help_panel=TRAINING)] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak rate.", rich_help_panel=TRAINING)] = None,
+    baseline_epochs: Annotated[float | None, typer.Option(help="Passes.", rich_help_panel=BASELINE)] = None,
+    baseline_batch_size: Annotated[int | None, typer.Option(help="Items per step.", rich_help_panel=BASELINE)] = None,
+    baseline_learning_rate: Annotated[float | None, typer.Option(help="Peak rate.", rich_help_panel=BASELINE)] = None,
+    config: Config = None,
+    cache_dir: CacheDir = Path("cache"),
+    out: Out = Path("reports"),
+    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with a run that was cut short.")] = None,
+    json: Json = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would cost, and compute nothing.")] = False,
+) -> None:
+    """Rank every pair of encoders under the limits, and verify the winner."""
+    wanted = _configured(ctx) if resume is None else _recorded(ctx, resume)
+    if dry_run:
+        _print_plan(wanted, cache_dir, json=json)
+    else:
+        _run_search(wanted, cache_dir=cache_dir, out=out, resume=resume, json=json)
+
+
+def rerun(
+    run: RunPath,
+    cache_dir: CacheDir = Path("cache"),
+    out: Out = Path("reports"),
+    json: Json = False,
+) -> None:
+    """Repeat a run from its own record, and say whether the table is the same."""
+    from hyperalign.run import read_result, same_table
+
+    wanted = _from_record(read_result(run)["configuration"])
+    again = _run_search(wanted, cache_dir=cache_dir, out=out, resume=None, json=json)
+    if (run / "leaderboard.csv").is_file():
+        say(f"the table is {'the same as' if same_table(run, again.path) else 'not that'} of {run}")
+
+
+def embed(  # noqa: PLR0913 – the signature is the list of options
+    ctx: typer.Context,
+    zoo: Zoo = None,
+    data: Data = None,
+    budget: Budget = None,
+    text_budget: TextBudget = None,
+    pair_budget: PairBudget = None,
+    max_gflops: MaxGflops = None,
+    max_latency: MaxLatency = None,
+    dim: Dim = None,
+    license: License = None,
+    labels: Labels = None,
+    seed: Seed = None,
+    limit: Limit = None,
+    strict: Strict = None,
+    config: Config = None,
+    cache_dir: CacheDir = Path("cache"),
+) -> None:
+    """Fill the cache, and nothing more."""
+    from hyperalign import search as engine
+    from hyperalign.cli.stores import print_cache
+
+    with show_progress() as display:
+        engine.embed(_configured(ctx), cache_dir=cache_dir, progress=display.progress, say=display.say)
+    print_cache(cache_dir, json=False)
+
+
+def report(run: RunPath) -> None:
+    """Draw the page of a finished run again, from its files alone."""
+    from hyperalign.run import load_run
+    from hyperalign.show.page import write_page
+
+    typer.echo(write_page(load_run(run)))
+
+
+def _run_search(wanted: "SearchConfig", *, cache_dir: Path, out: Path, resume: Path | None, json: bool) -> "Run":
+    """Search, draw the page and print what was found."""
+    from hyperalign import search as engine
+    from hyperalign.run import load_run
+    from hyperalign.show.page import write_page
+    from hyperalign.show.table import render_run
+
+    with _resumable(out), show_progress() as display:
+        path = engine.search(
+            wanted, cache_dir=cache_dir, out=out, resume=resume, progress=display.progress, say=display.say
+        )
+    run = load_run(path)
+    page = write_page(run)
+    if json:
+        print_json(run.document())
+    else:
+        console = stdout()
+        console.print(render_run(run, width=console.width))
+        typer.echo(f"\nThe run is in {path}, its page is {page}")
+    return run
+
+
+@contextmanager
+def _resumable(out: Path) -> Iterator[None]:
+    """Say how to go on with a search that is stopped in the middle."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        from hyperalign.run import find_unfinished, finished_stages
+
+        run = find_unfinished(out, pid=os.getpid())
+        if run is None:
+            say("stopped; what is embedded stays in the cache, and the same command goes on from there")
+        else:
+            stages = ", ".join(finished_stages(run)) or "no stage yet"
+            say(f"stopped; finished: {stages}, and embeddings stay in the cache")
+            say(f"go on with `hyperalign search --resume {run}`")
+        raise typer.Exit(130) from None
+
+
+def _configured(ctx: typer.Context) -> "SearchConfig":
+    """What the command line and the configuration file ask for; the rest is left to the defaults."""
+    from hyperalign.config import place_words
+
+    given = {name: value for name, value in ctx.params.items() if value is not None and name not in _NOT_CONFIG}
+    return _from_record(place_words({**ctx.meta.get("tables", {}), **given}))
+
+
+def _recorded(ctx: typer.Context, run: Path) -> "SearchConfig":
+    """What an unfinished run was asked for; only the time it may take can be changed."""
+    from hyperalign.run import read_result
+
+    allowed = {*_NOT_CONFIG, "max_minutes"}
+    given = [name for name, value in ctx.params.items() if value is not None and name not in allowed]
+    if given:
+        words = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise ValueError(f"a resumed run keeps its own configuration, got {words}; leave out --resume to start anew")
+    record = dict(read_result(run)["configuration"])
+    if ctx.params.get("max_minutes") is not None:
+        record["max_minutes"] = ctx.params["max_minutes"]
+    return _from_record(record)
+
+
+def _from_record(record: Mapping[str, Any]) -> "SearchConfig":
+    from hyperalign.config import build
+    from hyperalign.search import SearchConfig
+
+    return build(SearchConfig, record)
+
+
+def _print_plan(wanted: "SearchConfig", cache_dir: Path, *, json: bool) -> None:
+    from hyperalign import search as engine
+    from hyperalign.show.lists import plan_table
+
+    planned = engine.plan(wanted, cache_dir=cache_dir)
+    if json:
+        print_json(planned)
+    else:
+        stdout().print(plan_table(planned))

@@ -1,0 +1,160 @@
+"""`zoo` and `cache`: look at the encoders and at the embeddings that are kept."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hyperalign.cli.manners import print_json, say, show_progress, stdout
+from hyperalign.cli.options import CacheDir, Config, Json, Seed, Zoo, Zoos
+
+if TYPE_CHECKING:
+    from hyperalign.embed.zoo import EncoderSpec
+
+__all__ = ["cache_app", "print_cache", "zoo_app"]
+
+zoo_app = typer.Typer(no_args_is_help=True, help="Look at the encoders that can be searched.")
+cache_app = typer.Typer(no_args_is_help=True, help="Look after the embeddings on disk.")
+
+
+@zoo_app.command("list")
+def _zoo_list(zoos: Zoos = None, config: Config = None, json: Json = False) -> None:
+    """List the encoders of some zoos, the embedded one unless others are named."""
+    from hyperalign.embed.zoo import load_zoos
+    from hyperalign.show.lists import encoders_table
+
+    specs = load_zoos(zoos or ["embedded"])
+    if json:
+        print_json([_declared(spec) for spec in specs])
+    else:
+        stdout().print(encoders_table(specs))
+
+
+@zoo_app.command("show")
+def _zoo_show(
+    name: Annotated[str, typer.Argument(help="Name of the encoder.")],
+    zoo: Zoo = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Show everything that is declared of one encoder; it is looked for in all shipped zoos unless one is named."""
+    from hyperalign.embed.zoo import find_encoder, load_zoo, zoo_folder
+    from hyperalign.show.lists import facts_table
+
+    zoos = zoo or sorted(path.stem for path in zoo_folder().glob("*.toml"))
+    declared = _declared(find_encoder([spec for one in zoos for spec in load_zoo(one)], name))
+    if json:
+        print_json(declared)
+    else:
+        stdout().print(facts_table((key, str(value)) for key, value in declared.items()))
+
+
+@zoo_app.command("check")
+def _zoo_check(zoos: Zoos = None, config: Config = None, json: Json = False) -> None:
+    """Build every encoder and hold what it is against what is declared; status 1 where they differ."""
+    from hyperalign.embed.check import check_zoo, find_twins
+    from hyperalign.embed.zoo import load_zoos
+    from hyperalign.show.lists import checks_table
+
+    specs = load_zoos(zoos or ["embedded"])
+    with show_progress() as display:
+        results = check_zoo(specs, progress=display.progress)
+    for twins in find_twins(specs):
+        say(f"note: {' and '.join(twins)} have identical weights")
+    if json:
+        print_json(results)
+    else:
+        stdout().print(checks_table(results))
+    raise typer.Exit(0 if all(result.ok for result in results) else 1)
+
+
+@zoo_app.command("build")
+def _zoo_build(
+    name: Annotated[str, typer.Argument(help="The zoo that the project makes itself: embedded.")],
+    to: Annotated[Path, typer.Option(help="Folder to write into.")] = Path("zoo"),
+    only: Annotated[list[str] | None, typer.Option(help="Name of an encoder to build again; repeatable.")] = None,
+    seed: Seed = None,
+    config: Config = None,
+) -> None:
+    """Train the encoders of the embedded zoo again, which takes hours on two cores."""
+    if name != "embedded":
+        raise ValueError(f"only the zoo 'embedded' is made here, got {name!r}; the weights of others are downloaded")
+    from hyperalign.embed.build import build_zoo
+
+    given = {"only": only, "seed": seed}
+    with show_progress() as display:
+        path = build_zoo(
+            to,
+            progress=display.progress,
+            log=display.say,
+            **{key: value for key, value in given.items() if value is not None},
+        )
+    typer.echo(path)
+
+
+@cache_app.command("ls")
+def _cache_ls(config: Config = None, cache_dir: CacheDir = Path("cache"), json: Json = False) -> None:
+    """List what is kept, with shape, size and last use."""
+    print_cache(cache_dir, json=json)
+
+
+@cache_app.command("verify")
+def _cache_verify(config: Config = None, cache_dir: CacheDir = Path("cache"), json: Json = False) -> None:
+    """Read every byte; status 1 where something is damaged or unfinished."""
+    from hyperalign.embed.cache import verify
+
+    with show_progress() as display:
+        faults = verify(cache_dir, progress=display.progress)
+    if json:
+        print_json({str(folder): problems for folder, problems in faults.items()})
+    else:
+        for folder, problems in faults.items():
+            typer.echo(f"{folder}: {'; '.join(problems)}")
+        typer.echo("" if faults else f"everything in {cache_dir} is whole")
+    raise typer.Exit(1 if faults else 0)
+
+
+@cache_app.command("prune")
+def _cache_prune(
+    max_bytes: Annotated[str, typer.Option(help="What may stay, as in 10G.")],
+    config: Config = None,
+    cache_dir: CacheDir = Path("cache"),
+) -> None:
+    """Remove what was not used for longest until the rest is small enough."""
+    from hyperalign.embed.cache import prune
+    from hyperalign.embed.zoo import parse_count
+
+    for folder in prune(cache_dir, parse_count(max_bytes)):
+        typer.echo(f"removed {folder}")
+
+
+@cache_app.command("rm")
+def _cache_rm(
+    pattern: Annotated[str, typer.Argument(help="Names of entries, with * and ? as in a shell.")],
+    config: Config = None,
+    cache_dir: CacheDir = Path("cache"),
+) -> None:
+    """Remove the entries whose names match."""
+    from hyperalign.embed.cache import remove
+
+    for folder in remove(cache_dir, pattern):
+        typer.echo(f"removed {folder}")
+
+
+def print_cache(cache_dir: Path, *, json: bool) -> None:
+    """List the entries of a cache."""
+    from hyperalign.embed.cache import find_entries
+    from hyperalign.show.lists import entries_table
+
+    entries = find_entries(cache_dir)
+    if json:
+        print_json([entry._asdict() for entry in entries])
+    else:
+        stdout().print(entries_table(entries))
+
+
+def _declared(spec: "EncoderSpec") -> dict[str, Any]:
+    """What a zoo file says of an encoder."""
+    values = {field.name: getattr(spec, field.name) for field in fields(spec) if field.name != "folder"}
+    return {name: value for name, value in values.items() if value is not None and value != {}}
