@@ -211,8 +211,8 @@ def _known_architecture(spec: EncoderSpec) -> str:
         near = difflib.get_close_matches(base, timm.list_models(), n=3)
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         raise ValueError(f"encoder {spec.name!r}: timm knows no architecture {base!r}{hint}")
-    if tag and timm.models.get_pretrained_cfg(name, allow_unregistered=False) is None:
-        tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{base}.*")]
+    tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{base}.*")]
+    if tag and tag not in tags:
         raise ValueError(f"encoder {spec.name!r}: timm has no weights {tag!r} of {base}; it has {', '.join(tags)}")
     return name
 
