@@ -8,18 +8,18 @@ import os
 import pickle
 import re
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from hyperalign.embed.data import Dataset, Split, open_dataset, surviving, take
+from hyperalign.embed.data import Dataset, Split, open_dataset, open_label_set, surviving, take
 from hyperalign.embed.samples import captions_in, clean, expand, splits_in_names
 from hyperalign.embed.splits import digest_of
 
@@ -470,6 +470,7 @@ def test_survivors_renumber_the_owners_of_the_captions_that_stay() -> None:
     assert left.owner.tolist() == [0, 0, 1, 1, 1, 2]
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=12), st.data())
 def test_survivors_keep_who_belongs_to_whom(per_image: list[int], data: st.DataObject) -> None:
     split = toy_split(len(per_image), per_image)
@@ -481,6 +482,7 @@ def test_survivors_keep_who_belongs_to_whom(per_image: list[int], data: st.DataO
     assert np.array_equal(left.images[left.owner], split.owner[left.captions])
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=12), st.data())
 def test_taken_pictures_bring_their_own_captions(per_image: list[int], data: st.DataObject) -> None:
     split = toy_split(len(per_image), per_image)
@@ -519,8 +521,17 @@ def test_a_source_that_cannot_be_read_is_one_sentence(tmp_path: Path, case: str)
 
 def refuses(source: str, pattern: str) -> None:
     """The source is refused in one line that matches."""
+    _refuses(open_dataset, source, pattern)
+
+
+def refuses_label_set(source: str, pattern: str) -> None:
+    """The label set is refused in one line that matches."""
+    _refuses(open_label_set, source, pattern)
+
+
+def _refuses(opens: Callable[[str], object], source: str, pattern: str) -> None:
     with pytest.raises((ValueError, FileNotFoundError)) as caught:
-        open_dataset(source)
+        opens(source)
     assert re.search(pattern, str(caught.value)), str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -688,6 +699,7 @@ NUMBERS = st.tuples(st.integers(0, 30), st.integers(0, 30)).map(
 CHOICES = st.lists(WORDS, min_size=2, max_size=3).map(lambda words: (f"{{{','.join(words)}}}", words))
 
 
+@settings(deadline=None)
 @given(st.lists(WORDS.map(lambda word: (word, [word])) | NUMBERS | CHOICES, max_size=3))
 def test_a_row_of_braces_stands_for_their_product(parts: list[tuple[str, list[str]]]) -> None:
     expected = ["".join(choice) for choice in itertools.product(*(choices for _, choices in parts))]
@@ -695,11 +707,13 @@ def test_a_row_of_braces_stands_for_their_product(parts: list[tuple[str, list[st
     assert expand("".join(text for text, _ in parts)) == expected
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="ab{},.01", max_size=12))
 def test_expanding_any_pattern_ends(pattern: str) -> None:
     assert expand(pattern)
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_a_cleaned_caption_can_be_written_and_is_clean(text: str) -> None:
     cleaned = clean(text)
@@ -719,6 +733,7 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(JSON)
 def test_any_json_is_captions_or_one_sentence(value: Any) -> None:
     texts = value if isinstance(value, list) else [value]
@@ -729,11 +744,13 @@ def test_any_json_is_captions_or_one_sentence(value: Any) -> None:
             captions_in(value, "f", "x")
 
 
+@settings(deadline=None)
 @given(st.lists(st.text()), st.lists(st.text()))
 def test_two_lists_share_a_digest_only_if_they_are_equal(first: list[str], second: list[str]) -> None:
     assert (digest_of(first) == digest_of(second)) == (first == second)
 
 
+@settings(deadline=None, max_examples=30)
 @given(captions=st.lists(st.text(alphabet=st.characters(exclude_categories=["Cs"])), min_size=3, max_size=8))
 def test_any_captions_survive_a_csv(tmp_path_factory: pytest.TempPathFactory, captions: list[str]) -> None:
     folder = tmp_path_factory.mktemp("any")
