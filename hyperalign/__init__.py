@@ -1,3 +1,71 @@
-"""Find the best pair of frozen encoders by training all their connectors at once."""
+"""Find the best pair of frozen encoders by training all their connectors at once.
+
+The map, in the order in which data meets the modules; a line of code may import only what stands above it:
+
+    ledger     what a search costs: FLOPs from shapes, seconds, bytes
+    machine    versions, hardware, commits and speed of where a result was made
+    embed      pictures and captions become rows on disk
+        zoo             encoders as data: what is declared, what a limit lets through
+        world           what a scene of the embedded data set is, and how one is drawn
+        captions        a scene becomes sentences
+        paint           a scene becomes pixels
+        scenes          the embedded data set
+        shards          one matrix of rows in pieces, read by memory map
+        locks           one writer per entry of the cache
+        upkeep          the cache seen from outside: sizes, soundness, pruning
+        cache           rows written once, whole or not at all
+        memory          facts about files, remembered between runs
+        pictures        pictures, decoded when asked for
+        samples         what every reader of a data set hands over
+        splits          train, validation and test; who belongs to whom
+        duplicates      nearly the same picture on both sides of a split
+        tables          tables of paths and captions
+        tars            tar shards, read where they lie
+        clip_retrieval  folders of rows that clip-retrieval has made
+        hub_data        data sets of the Hugging Face hub
+        label_sets      classes and prompts for zero-shot classification
+        data            the one door to all data sets
+        networks        a spec becomes a picture network
+        sentences       a spec becomes a sentence encoder
+        feed            pictures on their way to an encoder
+        encoders        a spec becomes a frozen encoder
+        identity        what an encoder is, told without building it
+        check           declared facts held against the networks
+        recipes         what the embedded zoo is made of
+        build_images    how its image encoders learn
+        build_texts     how its text encoders learn
+        build           the embedded zoo made again
+    align      rows become connectors, all pairs at once
+        grid            the rows that all methods see
+        connectors      linear maps and contrastive losses
+        canonical       whitened coordinates
+        closed_form     connectors without a gradient step
+        hypernetwork    networks that emit connectors
+        train           one loop for hypernetwork and baseline
+        methods         from a grid to a connector for every pair
+    rank       connectors become an order one can trust
+        metrics         retrieval and zero-shot scores
+        resampling      a paired bootstrap over test images
+        ranking         order, intervals, ties
+        agreement       one order held against another, and the noise ceiling
+        scores          training-free scores
+    record     what a run records: columns and keys
+    run        what a run is on disk
+    show       a saved run becomes a terminal table and one HTML file
+        words           numbers and names as people read them
+        view            what is shown, before it is a table or a page
+        table           a run in the terminal
+        page            a run as one HTML file
+        lists           encoders, cache entries, facts
+        progress        bars on a terminal, plain lines elsewhere
+    search     the pipeline
+    config     words and TOML files become configurations
+    doctor     what is installed and what is wrong with it
+    cli        words in, one library call, words out
+        manners         what is said where, and what a mistake looks like
+        options         options that commands share
+        stores          zoo and cache commands
+        searching       search, embed, rerun, report
+"""
 
 __version__ = "0.1.0"

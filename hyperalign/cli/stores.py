@@ -77,19 +77,15 @@ def _zoo_build(
     seed: Seed = None,
     config: Config = None,
 ) -> None:
-    """Train the encoders of the embedded zoo again, which takes hours on two cores."""
+    """Train the encoders of the embedded zoo again."""
     if name != "embedded":
         raise ValueError(f"only the zoo 'embedded' is made here, got {name!r}; the weights of others are downloaded")
     from hyperalign.embed.build import build_zoo
 
-    given = {"only": only, "seed": seed}
+    given: dict[str, Any] = {"only": only, "seed": seed}
+    given = {key: value for key, value in given.items() if value is not None}
     with show_progress() as display:
-        path = build_zoo(
-            to,
-            progress=display.progress,
-            log=display.say,
-            **{key: value for key, value in given.items() if value is not None},
-        )
+        path = build_zoo(to, progress=display.progress, log=display.say, **given)
     typer.echo(path)
 
 

@@ -1,0 +1,240 @@
+"""House rules: who may import whom, who owns which library, and that what is written down is true."""
+
+import ast
+import importlib
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+import hyperalign
+from hyperalign.cli import app
+from hyperalign.embed.zoo import load_zoo, zoo_folder
+
+PACKAGE = Path(hyperalign.__file__).parent
+ROOT = PACKAGE.parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+ROOMS_BELOW = {"embed": {"ledger"}, "align": {"ledger"}, "rank": {"ledger"}}  # what a room knows besides itself
+OWNERS = {
+    "timm": ("embed.networks", "embed.build_images"),
+    "sentence_transformers": ("embed.sentences", "embed.build_texts"),
+    "transformers": ("embed.sentences", "embed.build_texts"),
+    "tokenizers": ("embed.build_texts",),
+    "huggingface_hub": ("embed.identity", "embed.check"),
+    "accelerate": ("embed.encoders", "align.train", "hyperclip"),
+    "datasets": ("embed.hub_data",),
+    "pyarrow": ("embed.tables",),
+    "PIL": ("embed",),
+    "filelock": ("embed.locks",),
+    "faiss": ("rank.metrics", "use.index"),
+    "scipy": ("rank.agreement",),
+    "pandas": ("rank", "run", "show"),
+    "optuna": ("study",),
+    "typer": ("cli",),
+    "rich": ("cli", "show"),
+    "jinja2": ("show.page",),
+}
+HEAVY = ("torch", "timm", "sentence_transformers", "transformers", "pandas", "faiss", "optuna", "numpy", "pyarrow")
+DISTRIBUTION = {"PIL": "pillow", "faiss": "faiss-cpu", "sentence_transformers": "sentence-transformers"}
+README = ROOT / "README.md"
+
+
+def name_of(path: Path) -> str:
+    """`embed.zoo` for hyperalign/embed/zoo.py, `embed` for its package; empty for the top."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, anywhere in it; of a package the names in it that are modules."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are written in full"
+            base = str(node.module)
+            below = [f"{base}.{alias.name}" for alias in node.names]
+            found = [name for name in below if name.startswith("hyperalign.") and name[11:] in KNOWN]
+            yield from found or [base]
+
+
+def map_order() -> list[str]:
+    """The names on the map in the package's docstring, rooms and their modules, from top to bottom."""
+    order: list[str] = []
+    room = ""
+    for line in str(hyperalign.__doc__).splitlines():
+        if found := re.match(r"^ {4}(\w+) ", line):
+            room = found[1]
+            order.append(room)
+        elif found := re.match(r"^ {8}(\w+) ", line):
+            order.append(f"{room}.{found[1]}")
+    return order
+
+
+KNOWN = {name_of(path) for path in MODULES} - {""}
+CODE = [path for path in MODULES if name_of(path) not in ("", "__main__")]
+
+
+@pytest.mark.parametrize("path", CODE, ids=name_of)
+def test_a_module_stands_on_the_map(path: Path) -> None:
+    assert name_of(path) in map_order()
+
+
+@pytest.mark.parametrize("name", map_order())
+def test_a_name_on_the_map_is_there(name: str) -> None:
+    assert name in KNOWN
+
+
+@pytest.mark.parametrize("path", CODE, ids=name_of)
+def test_a_module_imports_only_what_stands_above_it(path: Path) -> None:
+    order, own = map_order(), name_of(path)
+    for imported in imports(path):
+        name = imported.removeprefix("hyperalign").removeprefix(".")
+        if not imported.startswith("hyperalign") or not name or name == own:
+            continue
+        inside = name.startswith(f"{own}.")  # a package may gather its own modules
+        assert inside or order.index(name) < order.index(own), f"{own} may not import {name}"
+
+
+@pytest.mark.parametrize("path", [path for path in CODE if name_of(path).split(".")[0] in ROOMS_BELOW], ids=name_of)
+def test_a_room_knows_only_what_it_may(path: Path) -> None:
+    room = name_of(path).split(".")[0]
+    for imported in imports(path):
+        top, _, rest = imported.partition(".")
+        if top == "hyperalign" and rest:
+            assert rest.split(".")[0] in {room, *ROOMS_BELOW[room]}, f"{room} may not know {rest}"
+
+
+@pytest.mark.parametrize("path", CODE, ids=name_of)
+def test_a_library_is_imported_by_its_owners_alone(path: Path) -> None:
+    own = name_of(path)
+    for imported in imports(path):
+        owners = OWNERS.get(imported.split(".")[0])
+        assert owners is None or any(f"{own}.".startswith(f"{owner}.") for owner in owners), (
+            f"{imported} belongs to {', '.join(owners)}, not to {own}"
+        )
+
+
+@pytest.mark.parametrize("path", CODE, ids=name_of)
+def test_a_library_that_is_imported_is_declared(path: Path) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = [*project["dependencies"], *project["optional-dependencies"]["datasets"]]
+    declared = {re.split(r"[ <>=;\[]", line)[0].lower() for line in lines}
+    for imported in imports(path):
+        top = imported.split(".")[0]
+        if top not in sys.stdlib_module_names and top != "hyperalign":
+            assert DISTRIBUTION.get(top, top).replace("_", "-") in declared, f"pyproject.toml does not declare {top}"
+
+
+def offered_names(path: Path) -> list[str]:
+    """What a file lists as `__all__`; nothing where it has none."""
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    lists = [node.value for node in body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"]
+    return list(ast.literal_eval(lists[0])) if lists else []
+
+
+@pytest.mark.parametrize("path", [path for path in CODE if offered_names(path)], ids=name_of)
+def test_what_a_module_offers_is_what_it_defines(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = offered_names(path)
+    defined = {
+        node.name
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+    }
+
+    module = importlib.import_module(f"hyperalign.{name_of(path)}")
+
+    assert len(names) == len(set(names))
+    assert defined <= set(names)
+    assert all(hasattr(module, name) for name in names)
+
+
+@pytest.mark.parametrize("path", CODE, ids=name_of)
+def test_a_module_says_what_it_is_for(path: Path) -> None:
+    first = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n")[0]
+
+    assert len(first) > 20
+
+
+@pytest.mark.parametrize("path", CODE, ids=name_of)
+def test_no_weights_are_read_as_pickle(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+            assert "weights_only=True" in ast.unparse(node)
+    assert not {"pickle", "cloudpickle", "joblib", "dill"} & {name.split(".")[0] for name in imports(path)}
+
+
+@pytest.mark.parametrize("name", ["embedded", "hub", "hyperclip"])
+def test_every_shipped_zoo_loads(name: str) -> None:
+    assert load_zoo(name)
+
+
+def test_no_other_zoo_is_shipped() -> None:
+    assert sorted(path.stem for path in zoo_folder().glob("*.toml")) == ["embedded", "hub", "hyperclip"]
+
+
+@pytest.mark.parametrize("words", [["--help"], ["search", "--help"], ["zoo", "--help"], ["zoo", "list", "hub"]])
+def test_nothing_heavy_is_imported_before_it_is_needed(words: list[str]) -> None:
+    code = (
+        "import sys\n"
+        "from hyperalign.cli import main\n"
+        f"try: main({words!r})\n"
+        "except SystemExit: pass\n"
+        f"found = [name for name in {HEAVY!r} if name in sys.modules]\n"
+        "sys.exit(f'imported: {found}' if found else 0)\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+
+    assert done.returncode == 0, done.stderr
+
+
+def readme_commands() -> list[list[str]]:
+    """The `hyperalign …` commands in the README's code blocks, cut into words."""
+    commands: list[list[str]] = []
+    for block in re.findall(r"```(?:sh|console|bash)\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            for part in line.split("#")[0].split("&&"):
+                words = shlex.split(part.strip().removeprefix("$ "))
+                if words[:1] == ["hyperalign"]:
+                    commands.append(words[1:])
+    return commands
+
+
+@pytest.mark.parametrize("words", readme_commands(), ids=" ".join)
+def test_a_command_of_the_readme_parses(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    example = re.search(r"```toml\n# run\.toml\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert example
+    (tmp_path / "run.toml").write_text(example[1], encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+
+    command = typer.main.get_command(app)
+    context = command.make_context("hyperalign", list(words), resilient_parsing=False)
+    while hasattr(command, "resolve_command"):
+        rest = [*context._protected_args, *context.args] if hasattr(context, "_protected_args") else context.args
+        name, command, rest = command.resolve_command(context, rest)
+        context = command.make_context(name, list(rest), parent=context)
+
+    assert context.command is command
+
+
+def test_the_readme_shows_the_two_commands_as_they_are_tested() -> None:
+    text = README.read_text(encoding="utf-8")
+
+    assert "pip install . && hyperalign search --budget 30M" in text
+    assert "pip install '.[test]' && pytest" in text
+
+
+@pytest.mark.skipif(not (ROOT / ".ci").is_dir(), reason="only the repository has .ci")
+def test_ci_runs_the_commands_of_the_readme() -> None:
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+    assert "pip install '.[test]' && pytest" in script
+    assert "hyperalign search --budget 30M" in script
