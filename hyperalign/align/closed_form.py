@@ -1,0 +1,166 @@
+"""A grid in canonical coordinates, and the connector of every pair in closed form.
+
+One product per pair gives the cross-covariance C = c_imgᵀ c_txt / n, which maps canonical text to canonical image: a
+connector without a gradient step. Two things make it better and cheaper than C alone (measured in reports/LOG.md).
+Each encoder's coordinates are turned to the directions that the other side predicts, and cut at r: the eigenvectors
+of Σ_j C_ij C_ijᵀ for image encoder i, of Σ_i C_ijᵀ C_ij for text encoder j. And image coordinates are weighted by
+σ^p, the strength of the prediction, so that what no caption can tell does not drown what captions do tell.
+
+C is also kept by folds of the pictures, so that what is trained on top of it can be shown connectors that have not
+seen the pictures of the batch: C as it is made of all pictures fits them too well to learn from.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hyperalign.align.canonical import Canonical, CanonicalConfig, Coordinates, find_canonical, find_moments
+from hyperalign.align.grid import BLOCK, Grid, Rows
+from hyperalign.ledger import covariance_flops, eigh_flops, matmul_flops
+
+
+class CanonicalGrid(NamedTuple):
+    """A grid in canonical coordinates, with the closed-form connector of every pair.
+
+    Attributes:
+        images: N `Coordinates` of width r, weighted.
+        texts: M `Coordinates` of width r.
+        cross: (N, M, r, r), connectors from text to image coordinates, from all pictures.
+        held_out: (K, N, M, r, r), the same from all pictures but those with index ≡ k modulo K.
+        flops: FLOPs of the set-up: moments, eigendecompositions, projections, cross-products.
+    """
+
+    images: list[Coordinates]
+    texts: list[Coordinates]
+    cross: Tensor
+    held_out: Tensor
+    flops: int
+
+
+def build_canonical_grid(grid: Grid, config: CanonicalConfig) -> CanonicalGrid:
+    """Everything the closed form and the residual hypernetwork start from, without a gradient step.
+
+    Image moments are taken over pictures, text moments over captions, and cross-products over pictures with the mean
+    of their captions' coordinates (the same number, as much cheaper as a picture has captions).
+    """
+    widths = [rows.shape[1] for rows in (*grid.images, *grid.texts)]
+    if config.max_features:
+        widths = [min(width, config.max_features) for width in widths]
+    rank = min(config.rank, max(widths))
+    keep = 4 * rank * (grid.n_images * len(grid.images) + grid.n_captions * len(grid.texts)) <= config.store_bytes
+    flops = 0
+
+    def whiten(rows: Rows, ok: NDArray[np.bool_]) -> Coordinates:
+        nonlocal flops
+        moments = find_moments(rows, ok, normalise=config.normalise, max_features=config.max_features)
+        flops += covariance_flops(moments.n_rows, len(moments.mean)) + eigh_flops(len(moments.mean))
+        canonical = find_canonical(moments, rank, ridge=config.ridge, normalise=config.normalise)
+        return Coordinates(rows, canonical, keep=keep)
+
+    images = [whiten(rows, ok) for rows, ok in zip(grid.images, grid.image_ok, strict=True)]
+    texts = [whiten(rows, ok) for rows, ok in zip(grid.texts, grid.text_ok, strict=True)]
+    folds, cross_flops = find_cross(grid, images, texts, n_folds=min(config.n_folds, max(2, grid.n_images)))
+    cross, held_out, turn_flops = _turn(images, texts, folds, grid.n_images, config)
+    flops += cross_flops + turn_flops + sum(c.flops for c in (*images, *texts))
+    for coordinates in (*images, *texts):
+        coordinates.flops = 0  # booked; what is projected from here on belongs to who asks for it
+    return CanonicalGrid(images, texts, cross, held_out, flops)
+
+
+def find_cross(
+    grid: Grid, images: list[Coordinates], texts: list[Coordinates], *, n_folds: int
+) -> tuple[Tensor, int]:
+    """Sums of c_img c̄_txtᵀ of all pairs by fold, in one pass over the pictures.
+
+    Returns:
+        (K, N, M, R, R) sums, fold k of the pictures with index ≡ k modulo K, and the FLOPs of the products. Narrow
+        encoders are multiplied at their own width; the rest of their R×R is zero.
+    """
+    rank = images[0].canonical.projection.shape[1]
+    r_img = [c.canonical.own_rank for c in images]
+    r_txt = [c.canonical.own_rank for c in texts]
+    sums = torch.zeros(n_folds, len(images), len(texts), rank, rank)
+    ends = np.searchsorted(grid.owner, np.arange(grid.n_images), side="right")
+    flops, step = 0, BLOCK - BLOCK % n_folds
+    for first in range(0, grid.n_images, step):
+        last = min(first + step, grid.n_images)
+        captions = slice(int(ends[first - 1]) if first else 0, int(ends[last - 1]))
+        owner = torch.from_numpy(grid.owner[captions] - first)
+        image = torch.cat(
+            [
+                c[first:last][:, :r] * _column(ok[first:last])
+                for c, r, ok in zip(images, r_img, grid.image_ok, strict=True)
+            ],
+            1,
+        )
+        for j, (coordinates, ok) in enumerate(zip(texts, grid.text_ok, strict=True)):
+            rows = coordinates[captions][:, : r_txt[j]] * _column(ok[captions])
+            text = _mean_by_owner(rows, ok[captions], owner, last - first)
+            for k in range(n_folds):  # one product of all image encoders with one text encoder
+                parts = (image[k::n_folds].T @ text[k::n_folds]).split(r_img)
+                for i, part in enumerate(parts):
+                    sums[k, i, j, : r_img[i], : r_txt[j]] += part
+        flops += matmul_flops(sum(r_img), last - first, sum(r_txt))
+    return sums, flops
+
+
+def _turn(
+    images: list[Coordinates], texts: list[Coordinates], folds: Tensor, n_images: int, config: CanonicalConfig
+) -> tuple[Tensor, Tensor, int]:
+    """Turn all coordinates to what the other side predicts; connectors between the turned ones, and FLOPs."""
+    n_folds, n_img, n_txt, rank, _ = folds.shape
+    r = min(config.shared_rank, rank)
+    cross = folds.sum(0) / n_images
+    on_image = [_directions(torch.cat(list(cross[i]), 1), r) for i in range(n_img)]
+    on_text = [_directions(torch.cat(list(cross[:, j].mT), 1), r) for j in range(n_txt)]
+    for coordinates, (basis, sigma) in zip(images, on_image, strict=True):
+        coordinates.turn(basis * (sigma / sigma[0].clamp_min(1e-12)) ** config.image_power)
+    for coordinates, (basis, _) in zip(texts, on_text, strict=True):
+        coordinates.turn(basis)
+    left, right = torch.stack([b for b, _ in on_image]), torch.stack([b for b, _ in on_text])
+    counts = torch.tensor([len(range(k, n_images, n_folds)) for k in range(n_folds)])
+    turned = torch.stack([left.mT.unsqueeze(1) @ fold @ right.unsqueeze(0) for fold in folds])
+    total = turned.sum(0)
+    seen = (n_images - counts).clamp_min(1)
+    held_out = torch.stack([(total - part) / count for part, count in zip(turned, seen, strict=True)])
+    flops = (n_img + n_txt) * eigh_flops(rank) + 2 * n_img * n_txt * matmul_flops(rank, rank, rank)
+    flops += n_folds * n_img * n_txt * (matmul_flops(r, rank, rank) + matmul_flops(r, rank, r))
+    return total / n_images, held_out, flops
+
+
+def _directions(stacked: Tensor, r: int) -> tuple[Tensor, Tensor]:
+    """Left singular vectors (R, r) of stacked cross-covariances and their root-mean-square strengths (r,)."""
+    values, vectors = torch.linalg.eigh(stacked @ stacked.T)
+    values, vectors = values.flip(0)[:r].clamp_min(0), vectors.flip(1)[:, :r]
+    dead = values <= 1e-10 * values[0].clamp_min(1e-30)  # past the encoder's own rank: keep its zeros exact
+    return vectors.masked_fill(dead, 0.0), values.sqrt()
+
+
+def _column(mask: NDArray[np.bool_]) -> Tensor:
+    return torch.from_numpy(mask).float().unsqueeze(1)
+
+
+def _mean_by_owner(rows: Tensor, ok: NDArray[np.bool_], owner: Tensor, n_images: int) -> Tensor:
+    """(n_images, R) mean of each picture's usable captions; zeros where it has none."""
+    total = torch.zeros(n_images, rows.shape[1]).index_add_(0, owner, rows)
+    count = torch.zeros(n_images).index_add_(0, owner, torch.from_numpy(ok).float())
+    return total / count.clamp_min(1).unsqueeze(1)
+
+
+def to_text_side(weight: Tensor, image: Canonical, text: Canonical) -> tuple[Tensor, Tensor]:
+    """The text-only twin of a canonical connector: W = P_img V P_txtᵀ, b = −W μ_txt, from text rows to image rows.
+
+    Args:
+        weight: (r_img, r_txt), V from canonical text to canonical image.
+        image: Whitening of the image encoder.
+        text: Whitening of the text encoder.
+
+    Returns:
+        (F_img, F_txt) weight and (F_img,) bias, on the features that the whitenings use.
+    """
+    r_img, r_txt = weight.shape
+    mapped = image.projection[:, :r_img] @ weight @ text.projection[:, :r_txt].T
+    return mapped, -(mapped @ text.mean)

@@ -1,0 +1,183 @@
+"""The rows that all methods see: N image encoders and M text encoders over the same items.
+
+Rows may be memory maps larger than memory: nothing here or above reads them but by block or by batch. Items whose
+row is unusable for an encoder (NaN, Inf, all zeros) are masked for that encoder alone and never dropped.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+BLOCK = 4096  # rows read at a time: 12 MB of float32 at width 768
+
+
+class Rows(Protocol):
+    """A (n, D) table of embeddings, in memory or on disk; NumPy arrays are one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, D)."""
+
+    def __getitem__(self, index: Any) -> NDArray[Any]:
+        """The rows of a slice or of an index array, as a copy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picked:
+    """Some rows of a table, by index; nothing is copied until it is asked for.
+
+    Attributes:
+        rows: (n, D)
+        index: (m,) which rows, ascending.
+    """
+
+    rows: Rows
+    index: NDArray[np.int64]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(m, D)."""
+        return (len(self.index), self.rows.shape[1])
+
+    def __getitem__(self, index: Any) -> NDArray[Any]:
+        """Rows of the selection."""
+        return self.rows[self.index[index]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Embeddings of the same items by N image and M text encoders.
+
+    Attributes:
+        images: N tables (n_images, D_i).
+        texts: M tables (n_captions, D_j).
+        owner: (n_captions,) index of each caption's image, non-decreasing; every image has a caption.
+        image_ok: (N, n_images), False where an encoder gave no usable row.
+        text_ok: (M, n_captions), the same.
+    """
+
+    images: tuple[Rows, ...]
+    texts: tuple[Rows, ...]
+    owner: NDArray[np.int64]
+    image_ok: NDArray[np.bool_]
+    text_ok: NDArray[np.bool_]
+
+    @property
+    def n_images(self) -> int:
+        """Pictures in the split."""
+        return int(self.image_ok.shape[1])
+
+    @property
+    def n_captions(self) -> int:
+        """Captions in the split."""
+        return len(self.owner)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, M)."""
+        return len(self.images), len(self.texts)
+
+    def pairs(self) -> list[tuple[int, int]]:
+        """All N×M pairs, image-major."""
+        n_image_encoders, n_text_encoders = self.shape
+        return [(i, j) for i in range(n_image_encoders) for j in range(n_text_encoders)]
+
+
+def build_grid(images: list[Rows], texts: list[Rows], owner: NDArray[np.int64]) -> Grid:
+    """Look once through all rows for unusable ones and put the tables together.
+
+    Raises:
+        ValueError: Where a table's length does not fit the items, or a row count is zero.
+    """
+    n_images = int(owner.max()) + 1 if len(owner) else 0
+    if n_images == 0:
+        raise ValueError("a grid needs at least one picture with a caption, got none")
+    for kind, tables, n_rows in (("image", images, n_images), ("text", texts, len(owner))):
+        for k, rows in enumerate(tables):
+            if rows.shape[0] != n_rows:
+                raise ValueError(f"{kind} encoder {k} must have {n_rows} rows, one for each item, got {rows.shape[0]}")
+    image_ok = np.stack([usable(rows) for rows in images])
+    text_ok = np.stack([usable(rows) for rows in texts])
+    return Grid(images=tuple(images), texts=tuple(texts), owner=owner, image_ok=image_ok, text_ok=text_ok)
+
+
+def usable(rows: Rows) -> NDArray[np.bool_]:
+    """(n,), True where a row is finite and not all zeros."""
+    ok = np.empty(rows.shape[0], dtype=np.bool_)
+    for start, block in blocks(rows):
+        ok[start : start + len(block)] = (block.isfinite().all(1) & block.ne(0).any(1)).numpy()
+    return ok
+
+
+def blocks(rows: Rows, size: int = BLOCK) -> Iterator[tuple[int, Tensor]]:
+    """Float32 blocks of a table and where they start."""
+    for start in range(0, rows.shape[0], size):
+        yield start, to_float(rows[start : start + size])
+
+
+def to_float(rows: NDArray[Any]) -> Tensor:
+    """A float32 tensor of its own memory."""
+    return torch.from_numpy(np.array(rows, dtype=np.float32))
+
+
+class Gather:
+    """Float32 batches of one table: kept in memory where it is small, else read from the table each time."""
+
+    def __init__(self, rows: Rows, *, keep_bytes: int = 256 * 2**20) -> None:
+        """Read everything now if it takes at most `keep_bytes` as float32."""
+        self.rows = rows
+        self._kept: Tensor | None = None
+        if 4 * rows.shape[0] * rows.shape[1] <= keep_bytes:
+            self._kept = torch.cat([block for _, block in blocks(rows)]).nan_to_num_(0.0, 0.0, 0.0)
+
+    def __getitem__(self, index: NDArray[np.int64]) -> Tensor:
+        """(B, D) rows, NaN and Inf as zeros."""
+        if self._kept is not None:
+            return self._kept[torch.from_numpy(index)]
+        return to_float(self.rows[index]).nan_to_num_(0.0, 0.0, 0.0)
+
+
+class Sampler:
+    """Batches of captions with distinct pictures, without end and without repeats inside an epoch.
+
+    An epoch goes through every caption once, in rounds: each round takes one caption not yet used of every picture,
+    in random order. So two captions of one picture meet in a batch only where it spans two rounds, and there are
+    next to no false negatives.
+    """
+
+    def __init__(self, owner: NDArray[np.int64], batch_size: int, seed: int) -> None:
+        """Prepare; nothing is drawn yet.
+
+        Args:
+            owner: (n_captions,) image of each caption.
+            batch_size: Captions in a batch, B; cut to the number of pictures, so that each can be another's.
+            seed: Seeds the order.
+        """
+        self.owner = owner
+        self.batch_size = min(batch_size, len(np.unique(owner)))
+        self._rng = np.random.default_rng(seed)
+        self._order = np.empty(0, dtype=np.int64)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches in an epoch, at least one."""
+        return max(1, len(self.owner) // self.batch_size)
+
+    def draw(self) -> NDArray[np.int64]:
+        """(B,) caption indices of the next batch."""
+        if len(self._order) < self.batch_size:
+            self._order = self._epoch()  # what was left of the last epoch is less than a batch
+        batch, self._order = self._order[: self.batch_size], self._order[self.batch_size :]
+        return batch
+
+    def _epoch(self) -> NDArray[np.int64]:
+        shuffled = self._rng.permutation(len(self.owner))
+        by_owner = shuffled[np.argsort(self.owner[shuffled], kind="stable")]
+        counts = np.bincount(self.owner)
+        turn = np.arange(len(by_owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+        return by_owner[np.lexsort((self._rng.random(len(by_owner)), turn))]

@@ -1,0 +1,191 @@
+"""Networks that emit connectors.
+
+`ResidualNetwork` (the default) emits for each encoder a transform of its canonical space, from one learned code per
+encoder: N + M emissions serve N×M pairs. `SlicedNetwork` (the poster's) emits one weight as wide as the widest image
+encoder from the mean of a batch of its embeddings, and each encoder takes a slice.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from hyperalign.align.connectors import Connector
+from hyperalign.ledger import matmul_flops, mlp_step_flops
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResidualConfig:
+    """Shape of the residual hypernetwork; the one home of these defaults.
+
+    Attributes:
+        code_dim: Width of the learned code of an encoder.
+        hidden: Widths of the MLP's hidden layers.
+        transform_rank: Rank k of an emitted transform T = diag(g) + U Wᵀ.
+    """
+
+    code_dim: int = 32
+    hidden: tuple[int, ...] = (128, 128)
+    transform_rank: int = 16
+
+    def __post_init__(self) -> None:
+        """Refuse values no run could use."""
+        if min(self.code_dim, self.transform_rank, *self.hidden) < 1:
+            raise ValueError(f"code_dim, hidden and transform_rank must be at least 1, got {self}")
+
+
+class Transform(NamedTuple):
+    """E transforms of canonical spaces, x → x + g ⊙ x + U Wᵀ x.
+
+    Attributes:
+        gain: g, (E, R)
+        left: U, (E, R, k)
+        right: W, (E, R, k)
+    """
+
+    gain: Tensor
+    left: Tensor
+    right: Tensor
+
+    def pick(self, index: Tensor) -> "Transform":
+        """Transforms of some encoders, in the order asked for."""
+        return Transform(self.gain[index], self.left[index], self.right[index])
+
+
+def transform(rows: Tensor, by: Transform) -> Tensor:
+    """(I + T) x for rows x, (E, B, R) -> (E, B, R)."""
+    return rows + rows * by.gain.unsqueeze(1) + (rows @ by.right) @ by.left.mT
+
+
+def transform_step_flops(batch: int, rank: int, k: int) -> int:
+    """FLOPs of forward and backward of one transform of (batch, rank) rows, which are data and have no gradient."""
+    return 5 * matmul_flops(batch, rank, k)
+
+
+class ResidualNetwork(nn.Module):
+    """One code per encoder and its side → a transform of its canonical space.
+
+    The last layer starts so that every U and g is zero: at the start every connector is the closed form.
+    Codes of the N image encoders come first, then those of the M text encoders.
+    """
+
+    def __init__(self, alive: Tensor, n_image: int, config: ResidualConfig, generator: torch.Generator) -> None:
+        """Make codes and layers.
+
+        Args:
+            alive: (N + M, R), True where a coordinate of an encoder is not always zero; a transform keeps the others so.
+            n_image: Image encoders, N.
+            config: Widths.
+            generator: Seeds codes and layers.
+        """
+        super().__init__()
+        n_encoders, self.rank = alive.shape
+        self.k = min(config.transform_rank, self.rank)
+        self.codes = nn.Parameter(torch.randn(n_encoders, config.code_dim, generator=generator))
+        side = torch.ones(n_encoders, 1)
+        side[n_image:] = -1
+        self.register_buffer("side", side)
+        self.register_buffer("alive", alive)
+        rank = self.rank
+        self.widths = (config.code_dim + 1, *config.hidden, rank * (1 + 2 * self.k))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(self.widths, self.widths[1:], strict=False))
+        self._initialise(generator)
+
+    @torch.no_grad()
+    def _initialise(self, generator: torch.Generator) -> None:
+        *hidden, last = self.layers
+        for layer in hidden:
+            bound = layer.in_features**-0.5  # type: ignore[operator]
+            layer.weight.uniform_(-bound, bound, generator=generator)  # type: ignore[operator, union-attr]
+            layer.bias.zero_()  # type: ignore[operator, union-attr]
+        last.weight.zero_()  # type: ignore[operator, union-attr]
+        last.bias.zero_()  # type: ignore[operator, union-attr]
+        right = last.bias[-self.rank * self.k :]  # type: ignore[index]
+        right.normal_(std=self.rank**-0.5, generator=generator)  # W alone is not zero, so that U has a gradient
+
+    def forward(self, encoders: Tensor) -> Transform:
+        """Transforms of some encoders.
+
+        Args:
+            encoders: (E,) indices, text encoders counted on from N.
+
+        Returns:
+            E transforms.
+        """
+        side: Tensor = self.get_buffer("side")
+        hidden = torch.cat([self.codes[encoders], side[encoders]], 1)
+        for layer in self.layers[:-1]:
+            hidden = nn.functional.gelu(layer(hidden))
+        gain, left, right = self.layers[-1](hidden).split([self.rank, self.rank * self.k, self.rank * self.k], 1)
+        shape = (len(encoders), self.rank, self.k)
+        alive = self.get_buffer("alive")[encoders].unsqueeze(2)
+        return Transform(gain, left.reshape(shape) * alive, right.reshape(shape))
+
+    def step_flops(self, n_encoders: int) -> int:
+        """FLOPs of one emission for `n_encoders` encoders, forward and backward."""
+        return mlp_step_flops(n_encoders, self.widths, input_grad=True)
+
+    def emit_flops(self, n_encoders: int) -> int:
+        """FLOPs of one emission, forward alone."""
+        return sum(matmul_flops(n_encoders, a, b) for a, b in zip(self.widths, self.widths[1:], strict=False))
+
+
+def fold_into(projection: Tensor, by: Transform, encoder: int) -> Tensor:
+    """A projection followed by an encoder's transform, as one projection.
+
+    Args:
+        projection: (D, R)
+        by: Transforms.
+        encoder: Which of them.
+
+    Returns:
+        (D, R)
+    """
+    return transform(projection[None], by.pick(torch.tensor([encoder])))[0]
+
+
+class SlicedNetwork(nn.Module):
+    """The poster's hypernetwork for one text encoder: mean of a batch → slices of one widest connector.
+
+    Condition: batch mean of an image encoder's rows, padded with zeros to the widest, linear to 32. MLP 32→128→512→Q
+    with GELU, Q = D_max·D_txt + D_max. Weight and bias are slices of the output scaled by 1/√numel. Source: the
+    Hyper-Align poster (Singh, Misra, Knyazev, Orvieto 2025); widths and padding as in the authors' research code.
+    """
+
+    def __init__(self, d_max: int, d_txt: int, generator: torch.Generator) -> None:
+        """Make the layers.
+
+        Args:
+            d_max: Width of the widest image encoder.
+            d_txt: Width of the text encoder.
+            generator: Seeds the layers.
+        """
+        super().__init__()
+        self.d_max, self.d_txt = d_max, d_txt
+        self.widths = (32, 128, 512, d_max * d_txt + d_max)
+        self.condition = nn.Linear(d_max, 32)
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(self.widths, self.widths[1:], strict=False))
+        with torch.no_grad():
+            for layer in (self.condition, *self.layers):
+                bound = layer.in_features**-0.5  # type: ignore[operator]
+                layer.weight.uniform_(-bound, bound, generator=generator)  # type: ignore[operator, union-attr]
+                layer.bias.uniform_(-bound, bound, generator=generator)  # type: ignore[operator, union-attr]
+
+    def forward(self, means: Tensor) -> Tensor:
+        """(E, D_max) padded means -> (E, Q) outputs, to be cut by `slice_connector`."""
+        hidden = self.condition(means)
+        for layer in self.layers[:-1]:
+            hidden = nn.functional.gelu(layer(hidden))
+        out: Tensor = self.layers[-1](hidden)
+        return out
+
+    def slice_connector(self, out: Tensor, d_img: int) -> Connector:
+        """The connector of one encoder of width `d_img`, from one row (Q,) of the output."""
+        weight = out[: d_img * self.d_txt].reshape(1, d_img, self.d_txt) / (d_img * self.d_txt) ** 0.5
+        bias = out[self.d_max * self.d_txt :][:d_img].reshape(1, d_img) / d_img**0.5
+        return Connector(weight, bias)
+
+    def step_flops(self, n_encoders: int) -> int:
+        """FLOPs of one emission for `n_encoders` encoders, forward and backward."""
+        return mlp_step_flops(n_encoders, (self.d_max, *self.widths), input_grad=False)

@@ -1,0 +1,204 @@
+"""One training loop for the hypernetworks and the baseline.
+
+A learner owns its parameters and draws its own batches; the loop knows nothing but losses. Validation is handed in,
+and where it is, the best validated state wins, the start included: a run that gets worse is rolled back.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from hyperalign.ledger import adamw_flops
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """How connectors are trained. The defaults of each method stand in `hyperalign.align.methods`.
+
+    Attributes:
+        n_steps: Optimiser steps; None where `n_epochs` is given.
+        n_epochs: Passes over the captions; None where `n_steps` is given.
+        batch_size: Items per step, B; cut to the number of items.
+        pairs_per_step: Encoder pairs per step, P; cut to the size of the grid. The baseline has one.
+        learning_rate: Peak rate of AdamW.
+        warmup_frac: Share of the steps spent rising to the peak rate, in [0, 1); the rest falls as a cosine to zero.
+        betas: AdamW's decay rates of the two moments.
+        weight_decay: AdamW's decay.
+        clip_norm: Gradients are scaled down to this norm; 0 for never.
+        logit_scale: Inverse temperature at the start.
+        learn_scale: Whether the inverse temperature is trained; it is capped at 100.
+        n_validations: How often a validated run looks, the start not counted.
+        rollback: Whether the best validated state wins over the last.
+        seed: Seeds initialisation, batch order and pair order.
+    """
+
+    n_steps: int | None = None
+    n_epochs: float | None = None
+    batch_size: int = 512
+    pairs_per_step: int = 8
+    learning_rate: float = 2e-3
+    warmup_frac: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    logit_scale: float = 20.0
+    learn_scale: bool = True
+    n_validations: int = 2
+    rollback: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse values no run could use."""
+        if (self.n_steps is None) == (self.n_epochs is None):
+            raise ValueError(f"give n_steps or n_epochs, not both, got {self.n_steps} and {self.n_epochs}")
+        if (self.n_steps is not None and self.n_steps < 1) or (self.n_epochs is not None and not self.n_epochs > 0):
+            raise ValueError(f"training needs at least one step, got n_steps={self.n_steps}, n_epochs={self.n_epochs}")
+        if self.batch_size < 2:
+            raise ValueError(
+                f"batch_size must be at least 2, got {self.batch_size}: a contrastive batch of one has no negatives"
+            )
+        if self.pairs_per_step < 1:
+            raise ValueError(f"pairs_per_step must be at least 1, got {self.pairs_per_step}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
+        if not 0 <= self.warmup_frac < 1:
+            raise ValueError(f"warmup_frac must be in [0, 1), got {self.warmup_frac}")
+        if not 0 < self.logit_scale <= 100:
+            raise ValueError(f"logit_scale must be in (0, 100], got {self.logit_scale}")
+
+    def steps(self, steps_per_epoch: int) -> int:
+        """Optimiser steps of a run whose epoch has so many."""
+        if self.n_steps is not None:
+            return self.n_steps
+        assert self.n_epochs is not None, "one of the two is given"
+        return max(1, round(self.n_epochs * steps_per_epoch))
+
+
+class Learner(Protocol):
+    """What the loop trains."""
+
+    @property
+    def parameters(self) -> Sequence[Tensor]:
+        """Leaves that the optimiser updates."""
+
+    def loss(self) -> tuple[Tensor, int]:
+        """Draw a batch; its mean loss in nats, and the FLOPs of its forward and backward."""
+
+
+class Look(NamedTuple):
+    """One look at a running training.
+
+    Attributes:
+        step: Optimiser steps done.
+        loss: Loss of the last batch, in nats; NaN before the first step.
+        validation: Score on validation in per cent; NaN where not measured.
+    """
+
+    step: int
+    loss: float
+    validation: float
+
+
+@dataclass(slots=True)
+class Fit:
+    """What happened in one training.
+
+    Attributes:
+        looks: The curve.
+        n_steps: Optimiser steps done.
+        flops: Forward and backward of all steps.
+        optimiser_flops: AdamW's updates, by formula.
+        best_step: The step whose state was kept.
+    """
+
+    looks: list[Look] = field(default_factory=list)
+    n_steps: int = 0
+    flops: int = 0
+    optimiser_flops: int = 0
+    best_step: int = 0
+
+    @property
+    def rolled_back(self) -> bool:
+        """Whether an earlier state than the last was kept."""
+        return self.best_step < self.n_steps
+
+
+def rate_at(step: int, n_steps: int, config: TrainConfig) -> float:
+    """Learning rate of step `step` in [0, n_steps): a linear rise, then half a cosine to zero."""
+    warm = config.warmup_frac * n_steps
+    if step < warm:
+        return config.learning_rate * (step + 1) / (warm + 1)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(n_steps - warm, 1)))
+
+
+def fit(
+    learner: Learner,
+    config: TrainConfig,
+    n_steps: int,
+    *,
+    validate: Callable[[], float] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Fit:
+    """Train `learner` in place for `n_steps` AdamW steps.
+
+    Args:
+        learner: Parameters and losses.
+        config: Rates, clipping, validation.
+        n_steps: Optimiser steps.
+        validate: Score of the learner as it stands, in per cent, higher is better; None to keep the last state.
+        progress: Called with steps done and steps in all.
+        should_stop: Asked before each step; True ends the training where it stands.
+
+    Returns:
+        The curve and the cost. A loss that is not finite ends the training; the best validated state is kept.
+    """
+    parameters = list(learner.parameters)
+    optimiser = torch.optim.AdamW(
+        parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, foreach=True
+    )
+    record = Fit()
+    best, kept = -math.inf, None
+    looks_at = {round(n_steps * (k + 1) / config.n_validations) for k in range(config.n_validations)}
+    if validate is not None:
+        best, kept = validate(), [p.detach().clone() for p in parameters]
+        record.looks.append(Look(0, math.nan, best))
+    for step in range(n_steps):
+        if should_stop is not None and should_stop():
+            break
+        for group in optimiser.param_groups:
+            group["lr"] = rate_at(step, n_steps, config)
+        optimiser.zero_grad(set_to_none=True)
+        loss, flops = learner.loss()
+        record.flops += flops
+        if not loss.isfinite():
+            record.looks.append(Look(step, math.nan, math.nan))
+            break
+        loss.backward()  # type: ignore[no-untyped-call]
+        if config.clip_norm > 0:
+            torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
+        optimiser.step()
+        record.n_steps = step + 1
+        record.optimiser_flops += adamw_flops(sum(p.numel() for p in parameters))
+        if progress is not None:
+            progress(step + 1, n_steps)
+        if validate is not None and step + 1 in looks_at:
+            score = validate()
+            record.looks.append(Look(step + 1, loss.item(), score))
+            if score >= best:
+                best, kept, record.best_step = score, [p.detach().clone() for p in parameters], step + 1
+        elif validate is None and (step + 1) % max(1, n_steps // 20) == 0:
+            record.looks.append(Look(step + 1, loss.item(), math.nan))
+    if kept is not None and config.rollback:
+        with torch.no_grad():
+            for parameter, value in zip(parameters, kept, strict=True):
+                parameter.copy_(value)
+    else:
+        record.best_step = record.n_steps
+    return record
