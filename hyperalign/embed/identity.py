@@ -19,9 +19,17 @@ import numpy as np
 from hyperalign.embed.memory import file_digests, keep, recall, stamp
 from hyperalign.embed.zoo import EncoderSpec, Facts, complete
 
-__all__ = ["Identity", "facts", "identity", "settle", "weights_digest"]
+__all__ = ["Identity", "facts", "identity", "pin", "settle", "weights_digest"]
 
 _OWN = ("input_size", "mean", "std", "interpolation", "crop_pct")
+_DECLARED = {
+    "name",
+    "embed_dim",
+    "n_params",
+    "gflops",
+    "license",
+    "folder",
+}  # what an encoder is does not follow from it
 _WEIGHTS = {".safetensors", ".pt", ".pth", ".bin", ".npz", ".npy", ".onnx", ".ckpt", ".h5", ".json", ".py"}
 _UNUSED = {"onnx", "openvino"}  # other forms of the same weights
 _OTHER_FORMS = {"pytorch_model.bin", "tf_model.h5", "flax_model.msgpack", "rust_model.ot"}
@@ -204,9 +212,6 @@ def _factory_file(spec: EncoderSpec) -> Path:
     if not file.is_file():
         raise FileNotFoundError(f"encoder {spec.name!r}: no factory file {file}")
     return file
-
-
-_DECLARED = {"name", "embed_dim", "n_params", "gflops", "license", "folder"}
 
 
 def _weights_under(folder: Path, memory: Path | None) -> Iterable[Path]:
