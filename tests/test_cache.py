@@ -293,7 +293,7 @@ def started_shards(tmp_path: Path, at_least: int) -> list[int]:
 
 
 def test_a_killed_process_leaves_a_lock_and_a_shard_that_the_next_one_takes_over(tmp_path: Path) -> None:
-    child = start_child(tmp_path, pause=0.2)
+    child = start_child(tmp_path, pause=0.5)
     begun = started_shards(tmp_path, 3)
     child.send_signal(signal.SIGKILL)
     child.wait()

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hyperalign.embed.data import Dataset, Split, open_dataset, open_label_set, surviving, take
+from hyperalign.embed.pictures import Blocks
 from hyperalign.embed.samples import captions_in, clean, expand, splits_in_names
 from hyperalign.embed.splits import digest_of
 
@@ -374,6 +375,16 @@ def test_a_missing_picture_is_left_out_and_named(tmp_path: Path) -> None:
         open_dataset(path, strict=True)
 
 
+def test_captions_without_a_picture_are_named(tmp_path: Path) -> None:
+    shards(tmp_path)
+    write_tar(tmp_path / "val-001.tar", {"v.png": picture_bytes(50), "v.txt": "v", "w.json": '{"caption": "w"}'})
+
+    dataset = open_dataset(str(tmp_path))
+
+    assert dataset.splits["val"].image_ids == ["val0", "val1", "v"]
+    assert dataset.notes == ("1 picture is not there: val-001.tar: w",)
+
+
 def test_captions_at_several_pictures_are_counted_as_ties(tmp_path: Path) -> None:
     rows = [dict(row, caption="a dog") if row["image"] in ("pictures/8.png", "pictures/9.png") else row for row in ROWS]
 
@@ -446,6 +457,17 @@ def test_scenes_open_with_their_label_sets(tmp_path: Path) -> None:
     assert {name: len(split.image_ids) for name, split in dataset.splits.items()} == {"train": 4, "val": 4, "test": 4}
     assert set(dataset.label_sets) == {"colour-shape", "texture-shape"}
     assert dataset.splits["val"].pictures[3].mode == "RGB"
+
+
+def test_a_few_scenes_are_the_first_of_all_and_come_as_arrays() -> None:
+    val = open_dataset("scenes", limit=6).splits["val"]
+
+    chosen = take(val, np.array([4, 1])).pictures
+
+    assert isinstance(chosen, Blocks)
+    assert chosen[0].tobytes() == val.pictures[4].tobytes()
+    assert chosen.block(1, 2).tobytes() == val.pictures[1].tobytes()
+    assert val.captions == open_dataset("scenes", limit=8).splits["val"].captions[:30]
 
 
 def toy_split(n_images: int, per_image: Sequence[int]) -> Split:

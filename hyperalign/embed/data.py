@@ -93,7 +93,8 @@ def open_dataset(  # noqa: PLR0913 - the options of `--data`, each with its name
 
 
 def _open_scenes(*, seed: int, limit: int | None) -> tuple[dict[str, Split], list[str]]:
-    sizes = {} if limit is None else {"n_train": min(limit, 3000), "n_val": min(limit, 500), "n_test": min(limit, 500)}
+    whole = {name: size for name, size in (scenes.open_scenes.__kwdefaults__ or {}).items() if name != "seed"}
+    sizes = {name: min(size, limit or size) for name, size in whole.items()}
     splits = {
         name: Split(
             name=name,

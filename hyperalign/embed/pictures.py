@@ -9,13 +9,24 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-__all__ = ["MAX_PIXELS", "PICTURE_SUFFIXES", "Chosen", "Pictures", "StoredPictures", "decode", "whole_files"]
+__all__ = [
+    "MAX_PIXELS",
+    "PICTURE_SUFFIXES",
+    "Blocks",
+    "Chosen",
+    "ChosenInMemory",
+    "Pictures",
+    "StoredPictures",
+    "choose",
+    "decode",
+    "whole_files",
+]
 
 PICTURE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 MAX_PIXELS: Final = 89_478_485  # Pillow's own line: more would take over 256 MB as RGB
@@ -31,6 +42,20 @@ class Pictures(Protocol):
 
     def __getitem__(self, index: int) -> Image.Image:
         """Decode one picture as RGB; OSError or ValueError with the reason if it cannot be."""
+
+
+@runtime_checkable
+class Blocks(Protocol):
+    """Pictures that are in memory, or rendered there."""
+
+    def __len__(self) -> int:
+        """Return the number of pictures."""
+
+    def __getitem__(self, index: int) -> Image.Image:
+        """Give one picture as RGB."""
+
+    def block(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """Give pictures `start` to `stop` as (stop - start, H, W, 3)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,6 +120,38 @@ class Chosen:
     def __getitem__(self, index: int) -> Image.Image:
         """Decode one picture."""
         return self.pictures[int(self.index[index])]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChosenInMemory:
+    """`Chosen`, of pictures that can be had as arrays.
+
+    Attributes:
+        pictures: The other sequence, with `block(start, stop)` giving (n, H, W, 3).
+        index: (n,) which of them.
+    """
+
+    pictures: Blocks
+    index: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """Return the number of pictures."""
+        return len(self.index)
+
+    def __getitem__(self, index: int) -> Image.Image:
+        """Give one picture."""
+        return self.pictures[int(self.index[index])]
+
+    def block(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """Give pictures `start` to `stop` as (stop - start, H, W, 3)."""
+        return np.concatenate([self.pictures.block(index, index + 1) for index in self.index[start:stop].tolist()])
+
+
+def choose(pictures: Pictures, index: NDArray[np.int64]) -> Pictures:
+    """Take some pictures of a sequence, as quick to reach as they were."""
+    if isinstance(pictures, Blocks):
+        return ChosenInMemory(pictures=pictures, index=index)
+    return Chosen(pictures=pictures, index=index)
 
 
 def decode(data: bytes) -> Image.Image:

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperalign.embed.pictures import Chosen, Pictures
+from hyperalign.embed.pictures import Chosen, Pictures, choose
 from hyperalign.embed.samples import SPLITS, Sample, Source, clean
 
 __all__ = ["Split", "Survivors", "cut", "digest_of", "shared_captions", "surviving", "take"]
@@ -82,7 +82,7 @@ def take(split: Split, images: NDArray[np.int64]) -> Split:
     return replace(
         split,
         image_ids=[split.image_ids[index] for index in images.tolist()],
-        pictures=Chosen(pictures=split.pictures, index=np.asarray(images, dtype=np.int64)),
+        pictures=choose(split.pictures, np.asarray(images, dtype=np.int64)),
         captions=captions,
         owner=np.repeat(np.arange(len(images), dtype=np.int64), counts),
         image_digest=digest_of([split.image_digest, chosen]),

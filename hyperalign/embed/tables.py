@@ -94,14 +94,17 @@ def _first(wanted: Sequence[str], names: Sequence[str]) -> str | None:
 def _read(path: Path, prefix: str, by_name: str | None, found: dict[str, _Found]) -> None:
     """Add the rows of one table, in the folder `prefix` below the first table's, to what was found before."""
     columns: dict[tuple[str, ...], tuple[str, str, str | None]] = {}
+    pictures: dict[str, str] = {}
     number = 0
     for number, row in rows_of(path):
         where, names = f"line {number}", tuple(row)
         if names not in columns:
             columns[names] = find_columns(names, f"{path}, {where},")
         image, caption, split_column = columns[names]
-        picture = os.path.normpath(Path(prefix) / _picture(row[image], path, where))
-        split = by_name
+        written = _picture(row[image], path, where)
+        if written not in pictures:  # a path is slow work, and each comes with every caption
+            pictures[written] = os.path.normpath(Path(prefix) / written)
+        picture, split = pictures[written], by_name
         if split_column is not None and row[split_column] not in (None, ""):
             split = split_named(str(row[split_column]), path, where)
         item = found.setdefault(picture, _Found())

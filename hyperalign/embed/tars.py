@@ -44,11 +44,18 @@ class Member(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """One picture of a shard with its captions."""
+    """One sample of a shard.
+
+    Attributes:
+        key: Its name in the shard.
+        shard: Which shard.
+        picture: Its picture, or None where there are only captions.
+        captions: Its captions.
+    """
 
     key: str
     shard: int
-    member: Member
+    picture: Member | None
     captions: list[str]
 
 
@@ -81,6 +88,9 @@ def read_tars(paths: Sequence[Path], *, name: str, memory: Path | None, progress
     for shard, path in enumerate(paths):
         found += _samples(path, shard, index_tar(path, memory=memory))
         progress("reading shards", shard + 1, len(paths))
+    lone = [f"{paths[item.shard].name}: {item.key}" for item in found if item.picture is None]
+    found = [item for item in found if item.picture is not None]
+    pictures = [item.picture for item in found if item.picture is not None]
     splits = splits_in_names(paths)
     keys = [item.key for item in found]
     if len(set(keys)) < len(keys):  # shards may count from zero each: their names tell samples apart
@@ -89,8 +99,9 @@ def read_tars(paths: Sequence[Path], *, name: str, memory: Path | None, progress
     return Source(
         name=name,
         samples=[Sample(key, item.captions, splits[item.shard]) for key, item in zip(keys, found, strict=True)],
-        pictures=stored(paths, [item.shard for item in found], [item.member for item in found]),
-        digests=lambda chosen: [found[index].member.sha256 for index in chosen],
+        pictures=stored(paths, [item.shard for item in found], pictures),
+        digests=lambda chosen: [pictures[index].sha256 for index in chosen],
+        left_out=lone,
     )
 
 
@@ -145,7 +156,11 @@ def _samples(path: Path, shard: int, members: Sequence[Member]) -> list[_Found]:
             if key in pictures:
                 raise ValueError(f"{path} holds two pictures named {key!r}; names must differ before the first dot")
             pictures[key] = member
-    return [_Found(key, shard, member, _captions(texts.get(key, {}), path, key)) for key, member in pictures.items()]
+    lone = {key: None for key, kinds in texts.items() if key not in pictures and "json" in kinds}
+    return [
+        _Found(key, shard, picture, _captions(texts.get(key, {}), path, key))
+        for key, picture in {**pictures, **lone}.items()
+    ]
 
 
 def _captions(texts: dict[str, str], path: Path, key: str) -> list[str]:
