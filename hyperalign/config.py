@@ -149,6 +149,8 @@ def _convert(hint: Any, value: Any, present: Any, where: str) -> Any:
 
 
 def _convert_table(hint: type[Any], value: Any, present: Any, where: str) -> Any:
+    if isinstance(value, hint):
+        return value
     if isinstance(value, str) and hint is Range:
         return parse_range(value)
     if isinstance(value, Mapping):

@@ -17,18 +17,18 @@ from hyperalign.machine import find_hardware, find_versions, measure_matmul
 
 __all__ = ["Diagnosis", "examine", "torchvision_fault"]
 
-_NEEDED = (
-    "torch",
-    "torchvision",
-    "numpy",
-    "timm",
-    "sentence_transformers",
-    "safetensors",
-    "faiss",
-    "pandas",
-    "accelerate",
-    "PIL",
-)
+_NEEDED = {  # what is imported, and what is installed for it
+    "torch": "torch",
+    "torchvision": "torch torchvision",
+    "numpy": "numpy",
+    "timm": "timm",
+    "sentence_transformers": "sentence-transformers",
+    "safetensors": "safetensors",
+    "faiss": "faiss-cpu",
+    "pandas": "pandas",
+    "accelerate": "accelerate",
+    "PIL": "pillow",
+}
 _FREE_BYTES = 2_000_000_000
 
 
@@ -58,7 +58,7 @@ def examine(*, cache_dir: Path, say: Callable[[str], None]) -> Diagnosis:
 
 
 def _import_faults(say: Callable[[str], None]) -> Iterator[str]:
-    for name in _NEEDED:
+    for name, remedy in _NEEDED.items():
         say(f"importing {name}")
         try:
             import_module(name)
@@ -67,7 +67,6 @@ def _import_faults(say: Callable[[str], None]) -> Iterator[str]:
                 yield f"{error.name} is not installed; `pip install .` installs all that is needed"
         except Exception as error:  # a binary that does not fit raises anything
             words = " ".join(str(error).split())
-            remedy = "torch torchvision" if name == "torchvision" else name
             yield f"{name} cannot be imported ({words}); run `pip install --upgrade {remedy}`"
 
 

@@ -37,17 +37,22 @@ def main(words: Sequence[str] | None = None) -> None:
     app(args=debug + [word for word in given if word != "--debug"], prog_name="hyperalign")
 
 
-@app.callback()
-def _root(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
-) -> None:
-    """Find the best pair of frozen image and text encoders under a budget."""
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         import hyperalign
 
         typer.echo(hyperalign.__version__)
         raise typer.Exit
+
+
+@app.callback()
+def _root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Find the best pair of frozen image and text encoders under a budget."""
 
 
 @app.command("doctor")

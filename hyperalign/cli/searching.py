@@ -102,7 +102,7 @@ def rerun(
     wanted = _from_record(read_result(run)["configuration"])
     again = _run_search(wanted, cache_dir=cache_dir, out=out, resume=None, json=json)
     if (run / "leaderboard.csv").is_file():
-        say(f"the table is {'the same as' if same_table(run, again.path) else 'not that'} of {run}")
+        say(f"the table is {'the same as' if same_table(run, again.path) else 'not'} that of {run}")
 
 
 def embed(  # noqa: PLR0913 – the signature is the list of options
@@ -184,7 +184,7 @@ def _configured(ctx: typer.Context) -> "SearchConfig":
     """What the command line and the configuration file ask for; the rest is left to the defaults."""
     from hyperalign.config import place_words
 
-    given = {name: value for name, value in ctx.params.items() if value is not None and name not in _NOT_CONFIG}
+    given = {name: value for name, value in _given(ctx).items() if name not in _NOT_CONFIG}
     return _from_record(place_words({**ctx.meta.get("tables", {}), **given}))
 
 
@@ -193,7 +193,7 @@ def _recorded(ctx: typer.Context, run: Path) -> "SearchConfig":
     from hyperalign.run import read_result
 
     allowed = {*_NOT_CONFIG, "max_minutes"}
-    given = [name for name, value in ctx.params.items() if value is not None and name not in allowed]
+    given = [name for name in _given(ctx) if name not in allowed]
     if given:
         words = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise ValueError(f"a resumed run keeps its own configuration, got {words}; leave out --resume to start anew")
@@ -201,6 +201,11 @@ def _recorded(ctx: typer.Context, run: Path) -> "SearchConfig":
     if ctx.params.get("max_minutes") is not None:
         record["max_minutes"] = ctx.params["max_minutes"]
     return _from_record(record)
+
+
+def _given(ctx: typer.Context) -> dict[str, Any]:
+    """Every option that has a value; one that may be repeated and never was has none."""
+    return {name: value for name, value in ctx.params.items() if value is not None and value not in ([], ())}
 
 
 def _from_record(record: Mapping[str, Any]) -> "SearchConfig":
