@@ -399,6 +399,17 @@ def test_a_missing_shard_is_named_and_computed_again(tmp_path: Path) -> None:
     assert second.asked == [(20, 23)]
 
 
+def test_an_entry_whose_repair_is_interrupted_is_unfinished(tmp_path: Path) -> None:
+    fill_small(tmp_path, Encoder(matrix()))
+    flip(tmp_path / KEY.folder / "part-00003.npy", -1)
+
+    with pytest.raises(KeyboardInterrupt):
+        fill(tmp_path, KEY, n_rows=N_ROWS, embed=interrupted_after(0), shard_rows=SHARD)
+
+    assert not is_whole(tmp_path, KEY)
+    assert np.array_equal(fill_small(tmp_path, Encoder(matrix())), matrix())
+
+
 def test_an_interrupted_entry_with_another_shard_size_is_computed_anew(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         fill(tmp_path, KEY, n_rows=N_ROWS, embed=interrupted_after(2), shard_rows=4)
