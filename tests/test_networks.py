@@ -217,6 +217,38 @@ def test_hub_weights_that_cannot_be_fetched_are_one_sentence() -> None:
         load_encoder(spec, device="cpu")
 
 
+def test_hub_weights_are_those_of_the_declared_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(1)
+    published = timm.create_model(ARCHITECTURE, num_classes=1000)
+    save_file(published.state_dict(), tmp_path / "model.safetensors")
+    asked: list[tuple[Any, ...]] = []
+
+    def download(repo_id: str, filename: str, revision: str | None = None, **_: Any) -> str:
+        asked.append((repo_id, filename, revision))
+        return str(tmp_path / filename)
+
+    monkeypatch.setattr(timm.models._hub, "hf_hub_download", download)
+    spec = EncoderSpec(
+        name="hub", modality="image", loader="timm", architecture=f"{ARCHITECTURE}.r160_in1k", revision="c" * 40
+    )
+
+    encoder = load_encoder(spec, device="cpu")
+
+    assert asked == [(f"timm/{ARCHITECTURE}.r160_in1k", "model.safetensors", "c" * 40)]
+    stem = encoder.network.state_dict()["network.conv_stem.weight"]
+    assert torch.equal(stem, published.state_dict()["conv_stem.weight"])
+
+
+def test_a_training_checkpoint_is_unwrapped_as_timm_does(network: nn.Module, tmp_path: Path) -> None:
+    state = {f"module.{key}": value for key, value in network.state_dict().items()}
+    torch.save({"state_dict": state, "epoch": 3}, tmp_path / "weights.pth.tar")
+
+    encoder = load_encoder(local(tmp_path, checkpoint="weights.pth.tar"), device="cpu")
+
+    stem = encoder.network.state_dict()["network.conv_stem.weight"]
+    assert torch.equal(stem, network.state_dict()["conv_stem.weight"])
+
+
 def test_a_width_other_than_the_declared_one_is_refused(checkpoint: Path) -> None:
     with pytest.raises(ValueError, match=r"declares embed_dim 7 but gives \d+ numbers"):
         load_encoder(local(checkpoint.parent, embed_dim=7), device="cpu")

@@ -132,7 +132,7 @@ def test_a_faulty_text_encoder_is_said_in_one_sentence(
 def test_a_caption_that_is_no_text_is_refused(text_folder: Path) -> None:
     encoder = load_encoder(words(text_folder, "static"), device="cpu")
 
-    with pytest.raises(TypeError, match="a caption must be text, got 3"):
+    with pytest.raises(ValueError, match="a caption must be text, got 3"):
         embed_captions(encoder, ["a", 3])  # type: ignore[list-item]
 
 

@@ -18,8 +18,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from hyperalign.embed.feed import Pictures, feed
+from hyperalign.embed.feed import feed, worthwhile_workers
 from hyperalign.embed.networks import PictureInput, build_network, first_line, picture_transform
+from hyperalign.embed.pictures import Pictures
 from hyperalign.embed.sentences import build_sentence_encoder, n_cut, n_parameters, probe_caption
 from hyperalign.embed.zoo import EncoderSpec, Facts
 
@@ -93,7 +94,7 @@ class Encoder:
         model: Any = self.network
         for caption in captions:
             if not isinstance(caption, str):
-                raise TypeError(f"a caption must be text, got {caption!r}")
+                raise ValueError(f"a caption must be text, got {caption!r}")
         if not captions:
             return torch.empty(0, self.facts.embed_dim, device=self.device)
         rows: Tensor = model.encode(
@@ -122,13 +123,11 @@ def load_encoder(
     place = torch.device(device) if device is not None else _chosen_device()
     if spec.modality == "image":
         module, picture = build_network(spec)
-        facts = probe_pictures(spec, module, picture)
         module = module.to(place).to(memory_format=torch.channels_last)
-        transform = picture_transform(picture)
+        facts, transform = probe_pictures(spec, module, picture), picture_transform(picture)
     else:
-        module, picture, transform = build_sentence_encoder(spec), None, None
+        module, picture, transform = build_sentence_encoder(spec).to(place), None, None
         facts = probe_sentences(spec, module)
-        module = module.to(place)
     if spec.embed_dim not in (None, facts.embed_dim):
         raise ValueError(
             f"encoder {spec.name!r} declares embed_dim {spec.embed_dim} but gives {facts.embed_dim} numbers; "
@@ -200,6 +199,8 @@ def embed_pictures(
     """
     if encoder.picture is None or encoder.transform is None:
         raise ValueError(f"encoder {encoder.spec.name!r} embeds captions, not pictures")
+    if n_workers is None:
+        n_workers = worthwhile_workers(stop - start, device=encoder.device.type)
     rows = np.empty((stop - start, encoder.facts.embed_dim), np.float32)
     bad: list[tuple[int, str]] = []
     for batch in feed(

@@ -9,7 +9,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,22 +18,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from hyperalign.embed.networks import PictureInput
+from hyperalign.embed.pictures import Blocks, Pictures
 
 Transform = Callable[[Image.Image], Tensor]
 
 _WORTH_WORKERS = 256  # fewer pictures are done before workers have started
-
-
-class Pictures(Protocol):
-    """A sequence of pictures; one that cannot be decoded raises when it is asked for."""
-
-    def __len__(self) -> int:
-        """How many there are."""
-        ...
-
-    def __getitem__(self, index: int) -> Image.Image:
-        """One picture."""
-        ...
 
 
 class Batch(NamedTuple):
@@ -57,7 +46,7 @@ def feed(
     picture: PictureInput,
     *,
     batch_size: int,
-    n_workers: int | None,
+    n_workers: int,
 ) -> Iterator[Batch]:
     """Batches of the pictures in `bounds`, in their order.
 
@@ -68,16 +57,16 @@ def feed(
         transform: Of one picture, to (3, H, W) uint8.
         picture: What `transform` does, in numbers.
         batch_size: Pictures in a batch.
-        n_workers: Processes that decode; None chooses.
+        n_workers: Processes that decode.
     """
-    if hasattr(pictures, "block"):
+    if isinstance(pictures, Blocks):
         if len(bounds) and _fits(pictures.block(bounds.start, bounds.start + 1), picture):
             return _blocks(pictures, bounds, batch_size)
         n_workers = 0
     loader = DataLoader(
         _Batches(pictures, bounds, transform, picture.size, batch_size),
         batch_size=None,  # an item is a batch already
-        num_workers=_n_workers(len(bounds)) if n_workers is None else n_workers,
+        num_workers=n_workers,
         collate_fn=_as_it_is,  # so that torch does not take the batch for a nest of tensors
     )
     return iter(loader)
@@ -110,7 +99,7 @@ class _Batches(Dataset[Batch]):
         return Batch(indices.start, rows, bad)
 
 
-def _blocks(pictures: Any, bounds: range, batch_size: int) -> Iterator[Batch]:
+def _blocks(pictures: Blocks, bounds: range, batch_size: int) -> Iterator[Batch]:
     """Batches cut straight from memory."""
     for start in range(bounds.start, bounds.stop, batch_size):
         block = np.array(pictures.block(start, min(start + batch_size, bounds.stop)))  # a copy: views may be read-only
@@ -123,10 +112,16 @@ def _fits(block: Any, picture: PictureInput) -> bool:
     return unscaled and block.dtype == np.uint8 and block.shape[1:] == (*picture.size, 3)
 
 
-def _n_workers(n_pictures: int) -> int:
-    """Decoding processes that pay: none for few pictures, else one for each core up to eight."""
+def worthwhile_workers(n_pictures: int, *, device: str) -> int:
+    """Decoding processes that pay.
+
+    None for few pictures. Beside an encoder on the CPU half of the cores, which it needs itself; else one for each
+    core, up to eight.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 0 if n_pictures < _WORTH_WORKERS else min(cores, 8)
+    if n_pictures < _WORTH_WORKERS:
+        return 0
+    return min(cores // 2 if device == "cpu" else cores, 8)
 
 
 def _as_it_is(batch: Any) -> Any:

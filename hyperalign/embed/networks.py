@@ -191,7 +191,7 @@ def _create(spec: EncoderSpec, n_classes: int, *, pretrained: bool) -> nn.Module
     try:
         module: nn.Module = _import_timm().create_model(name, pretrained=pretrained, num_classes=n_classes, **kwargs)
     except Exception as error:  # anything a constructor or a download may raise
-        if pretrained:
+        if pretrained and not isinstance(error, TypeError | AssertionError):
             raise FileNotFoundError(
                 f"encoder {spec.name!r}: the weights of {name} are not in the hub's local cache and could not be "
                 f"fetched ({first_line(error)}); connect once, or declare a local 'checkpoint'"
@@ -240,17 +240,13 @@ def _read_weights(spec: EncoderSpec, path: Path) -> dict[str, Tensor]:
     """A state dict from a file, without running any code in it."""
     _existing(spec, path)
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return dict(load_file(path))
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = _import_timm().models.load_state_dict(str(path), weights_only=True)  # knows wrappers and averages
     except Exception as error:  # safetensors, zip and pickle each have errors of their own
         raise ValueError(
             f"encoder {spec.name!r}: {path} holds no weights that can be read: {first_line(error)}"
         ) from None
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"encoder {spec.name!r}: {path} must hold a plain state dict of tensors")
+        raise ValueError(f"encoder {spec.name!r}: {path} must hold a state dict of tensors")
     return dict(state)
 
 
