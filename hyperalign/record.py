@@ -27,7 +27,7 @@ LEADERBOARD_COLUMNS = (
     *("p_best", "t2i_recall_at_1", "t2i_recall_at_5", "t2i_recall_at_10"),
     *("i2t_recall_at_1", "i2t_recall_at_5", "i2t_recall_at_10", "zero_shot_top_1", "cka", "mutual_knn"),
     *("n_params_image", "n_params_text", "gflops_image", "gflops_text", "latency_ms", "image_dim", "text_dim"),
-    *("license_image", "license_text", "train_flops", "seed"),
+    *("license_image", "license_text", "train_flops", "seed", "validation_score"),
 )
 LEDGER_COLUMNS = ("stage", "what", "flops", "seconds", "peak_bytes", "method")
 WORD_COLUMNS = (

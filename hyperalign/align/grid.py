@@ -129,14 +129,15 @@ class Gather:
     """Float32 batches of one table: kept in memory where it is small, else read from the table each time."""
 
     def __init__(self, rows: Rows, *, keep_bytes: int = 256 * 2**20) -> None:
-        """Read everything now if it takes at most `keep_bytes` as float32."""
+        """Nothing is read yet; at the first batch everything, if it takes at most `keep_bytes` as float32."""
         self.rows = rows
+        self._small = 4 * rows.shape[0] * rows.shape[1] <= keep_bytes
         self._kept: Tensor | None = None
-        if 4 * rows.shape[0] * rows.shape[1] <= keep_bytes:
-            self._kept = torch.cat([block for _, block in blocks(rows)]).nan_to_num_(0.0, 0.0, 0.0)
 
     def __getitem__(self, index: NDArray[np.int64]) -> Tensor:
         """(B, D) rows, NaN and Inf as zeros."""
+        if self._kept is None and self._small:
+            self._kept = torch.cat([block for _, block in blocks(self.rows)]).nan_to_num_(0.0, 0.0, 0.0)
         if self._kept is not None:
             return self._kept[torch.from_numpy(index)]
         return to_float(self.rows[index]).nan_to_num_(0.0, 0.0, 0.0)

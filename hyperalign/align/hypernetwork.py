@@ -63,6 +63,11 @@ def transform_step_flops(batch: int, rank: int, k: int) -> int:
     return 5 * matmul_flops(batch, rank, k)
 
 
+def _linear(d_in: int, d_out: int) -> nn.Linear:
+    """A layer whose values are not drawn yet, so that the global generator is left alone."""
+    return nn.utils.skip_init(nn.Linear, d_in, d_out)
+
+
 class ResidualNetwork(nn.Module):
     """One code per encoder and its side → a transform of its canonical space.
 
@@ -89,7 +94,7 @@ class ResidualNetwork(nn.Module):
         self.register_buffer("alive", alive)
         rank = self.rank
         self.widths = (config.code_dim + 1, *config.hidden, rank * (1 + 2 * self.k))
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(self.widths, self.widths[1:], strict=False))
+        self.layers = nn.ModuleList(_linear(a, b) for a, b in zip(self.widths, self.widths[1:], strict=False))
         self._initialise(generator)
 
     @torch.no_grad()
@@ -164,8 +169,8 @@ class SlicedNetwork(nn.Module):
         super().__init__()
         self.d_max, self.d_txt = d_max, d_txt
         self.widths = (32, 128, 512, d_max * d_txt + d_max)
-        self.condition = nn.Linear(d_max, 32)
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(self.widths, self.widths[1:], strict=False))
+        self.condition = _linear(d_max, 32)
+        self.layers = nn.ModuleList(_linear(a, b) for a, b in zip(self.widths, self.widths[1:], strict=False))
         with torch.no_grad():
             for layer in (self.condition, *self.layers):
                 bound = layer.in_features**-0.5  # type: ignore[operator]

@@ -26,7 +26,7 @@ from hyperalign.align.hypernetwork import (
     transform_step_flops,
 )
 from hyperalign.align.train import Fit, TrainConfig, fit
-from hyperalign.ledger import connector_step_flops, infonce_flops, matmul_flops, similarity_flops
+from hyperalign.ledger import connector_step_flops, infonce_flops, matmul_flops
 
 APE = TrainConfig(n_epochs=10, batch_size=512, pairs_per_step=1, learning_rate=3e-3, n_validations=1)
 APE_BOTH = replace(APE, n_epochs=2, learning_rate=1e-3)
@@ -467,14 +467,3 @@ def solve_sliced(
 
 def _offset(progress: Progress, first: int, total: int) -> Progress:
     return lambda done, _: progress(first + done, total)
-
-
-def validation_flops(solution: Solution, n_captions: int, n_images: int) -> int:
-    """FLOPs of scoring all pairs of a solution once on a split: coordinates of both sides, and all similarities."""
-    flops = 0
-    for kind, count in ((solution.images, n_images), (solution.texts, n_captions)):
-        flops += sum(matmul_flops(count, *c.projection.shape) for c in kind if c is not None)
-    for weight in solution.weights:
-        r_img, r_txt = weight.shape
-        flops += similarity_flops(n_captions, n_images, r_txt, r_img)
-    return flops

@@ -1,6 +1,7 @@
 """An order of pairs that does not depend on luck, and the sentence that says which pair to take.
 
-Pairs that the test images cannot tell apart share a rank. A missing score is an error, not a last place.
+Validation decides the order, the test images say how good each pair is and which they cannot tell apart: these share
+a rank. A missing score is an error, not a last place.
 """
 
 import numpy as np
@@ -16,7 +17,8 @@ _LISTED = 5  # indistinguishable pairs that are named before the rest is counted
 def rank_pairs(table: pd.DataFrame, resampled: Bootstrap) -> pd.DataFrame:
     """Add score, interval, rank, chance of being the best and position to one row per pair, and sort by position.
 
-    `position` is unique: by score, then fewer parameters of both encoders together, then name.
+    `position` is unique: by `validation_score` where the table has it, else by score, then fewer parameters of both
+    encoders together, then name.
 
     Args:
         table: P rows of one method and seed with `image_encoder`, `text_encoder`, `n_params_image`, `n_params_text`
@@ -42,7 +44,8 @@ def rank_pairs(table: pd.DataFrame, resampled: Bootstrap) -> pd.DataFrame:
         "score_high": resampled.high,
         "p_best": resampled.p_best,
     }
-    keys = pd.DataFrame({"score": -resampled.score.round(6), "n_params": _n_params(table).to_numpy(), "name": [*names]})
+    by = table["validation_score"].to_numpy() if "validation_score" in table else resampled.score
+    keys = pd.DataFrame({"score": -by.round(6), "n_params": _n_params(table).to_numpy(), "name": [*names]})
     order = keys.sort_values(["score", "n_params", "name"]).index
     ranked = table.assign(rank=resampled.rank, **added).iloc[order].reset_index(drop=True)
     ranked["position"] = np.arange(1, len(ranked) + 1)
@@ -55,23 +58,31 @@ def answer(table: pd.DataFrame) -> str:
 
     Names stand as they are in the table: whoever shows the sentence guards against what they contain.
     """
-    first = table[table["rank"] == 1].sort_values("position", ignore_index=True)
-    names, best = [*_names(first)], first.iloc[0]
+    ordered = table.sort_values("position", ignore_index=True)
+    best = ordered.iloc[0]
     winner = (
-        f"{names[0]} scores {best['score']:.1f} (95 % interval {best['score_low']:.1f} to {best['score_high']:.1f}) "
-        f"and is the best pair with probability {best['p_best']:.2f}"
+        f"{_names(ordered)[0]} scores {best['score']:.1f} (95 % interval {best['score_low']:.1f} to "
+        f"{best['score_high']:.1f}) and is the best pair with probability {best['p_best']:.2f}"
     )
     if len(table) == 1:
         return f"{winner}: no other pair was compared."
-    if len(first) == 1:
+    first = ordered[ordered["rank"] == 1].reset_index(drop=True)
+    names = [*_names(first)]
+    if len(first) == 1 and best["rank"] == 1:
         return f"{winner}; every other pair is worse with 95 % confidence."
     sizes = _n_params(first)
     cheapest = int(sizes.to_numpy().argmin())
     listed = ", ".join(names) if len(names) <= _LISTED else f"{', '.join(names[:3])} and {len(names) - 3} more"
+    size = f"with {_count(sizes[cheapest])} parameters"
+    if best["rank"] > 1:
+        return (
+            f"{winner}: validation chose it, but on the test images {int(best['rank']) - 1} pairs are better with 95 % "
+            f"confidence. At rank 1: {listed}; the cheapest of them is {names[cheapest]}, {size}."
+        )
     which = "the first" if cheapest == 0 else f"{names[cheapest]}, which scores {first['score'][cheapest]:.1f}"
     return (
         f"{winner}, but {len(first)} pairs are indistinguishable at 95 %: {listed}. The cheapest of them is {which}, "
-        f"with {_count(sizes[cheapest])} parameters."
+        f"{size}."
     )
 
 

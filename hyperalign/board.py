@@ -1,0 +1,155 @@
+"""Methods' connectors on the test items: the leaderboard, the hits it rests on, and how far the orders agree."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from hyperalign.align.grid import Grid, to_float
+from hyperalign.embed.zoo import EncoderSpec
+from hyperalign.prepare import Candidates, Prepared
+from hyperalign.rank.agreement import agreement, noise_ceiling
+from hyperalign.rank.metrics import recall
+from hyperalign.rank.ranking import rank_pairs
+from hyperalign.rank.resampling import Contributions, bootstrap, per_image, per_picture
+from hyperalign.rank.scores import TrainingFree, cka_flops, mutual_knn_flops, training_free_scores
+from hyperalign.record import LEADERBOARD_COLUMNS, AgreementRecord
+from hyperalign.scoring import KS, retrieval, zero_shot, zero_shot_parts
+from hyperalign.solve import Solved
+
+__all__ = ["Tested", "compare", "evaluate", "score_without_training"]
+
+_SAMPLE = 1000  # items that training-free scores are taken from
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tested:
+    """A method on the test items.
+
+    Attributes:
+        solved: The method.
+        table: One row per pair, `LEADERBOARD_COLUMNS`, by position.
+        scores: (P,) test scores in per cent, in the order of the solution's pairs.
+        contributions: What each test item adds to them.
+        hits: Arrays for `hits.safetensors`.
+    """
+
+    solved: Solved
+    table: pd.DataFrame
+    scores: NDArray[np.float64]
+    contributions: Contributions
+    hits: dict[str, NDArray[Any]]
+
+
+def evaluate(
+    solved: Solved, prepared: Prepared, candidates: Candidates, *, task: str, free: TrainingFree | None, seed: int
+) -> Tested:
+    """Score every pair of a method on the test items, with intervals and ranks."""
+    solution, method = solved.solution, solved.method
+    found = retrieval(solution, prepared.test)
+    t2i, i2t = np.stack([hits.t2i[:, 0] for hits in found]), np.stack([hits.i2t[:, 0] for hits in found])
+    arrays: dict[str, NDArray[Any]] = {f"{method.stage}/t2i": _small(t2i), f"{method.stage}/i2t": _small(i2t)}
+    top_1 = None
+    if prepared.labels is not None:
+        part = zero_shot_parts(prepared.labels)[1]
+        top_1 = np.stack([hits[:, 0] for hits in zero_shot(solution, prepared.labels, part)])
+        arrays[f"{method.stage}/top_1"] = _small(top_1)
+    if task == "zero-shot":
+        assert top_1 is not None, "the task was checked when the data was opened"
+        contributions = per_picture(top_1)
+    else:
+        contributions = per_image(t2i, i2t, prepared.test.owner)
+    resampled = bootstrap(contributions, seed=seed)
+    shared = len(solution.fits) != len(solution.pairs)
+    rows = []
+    for n, (i, j) in enumerate(solution.pairs):
+        flops = solution.train_flops / len(solution.pairs) if shared else solution.fits[n].flops
+        rows.append(
+            {
+                **_facts(candidates.images[i], candidates.texts[j], candidates.latencies),
+                "method": method.name,
+                "sides": method.sides,
+                **{name: value for name, value in recall(found[n], KS).items() if name != "score"},
+                "zero_shot_top_1": np.nan if top_1 is None else 100 * float(top_1[n].mean()),
+                "cka": np.nan if free is None else float(free.cka[i, j]),
+                "mutual_knn": np.nan if free is None else float(free.mutual_knn[i, j]),
+                "train_flops": round(flops),
+                "seed": method.seed,
+                "validation_score": float(solved.validation[n]),
+            }
+        )
+    table = rank_pairs(pd.DataFrame(rows), resampled)[list(LEADERBOARD_COLUMNS)]
+    return Tested(
+        solved=solved, table=table, scores=resampled.score, contributions=contributions, hits=arrays
+    )
+
+
+def compare(tested: Sequence[Tested], *, n_pairs: int, seed: int) -> list[AgreementRecord]:
+    """Every method held against the whole grid of the baseline, where it was run, and the baseline against itself."""
+    records: list[AgreementRecord] = []
+    grids: dict[str, list[Tested]] = {}
+    for one in tested:
+        if one.solved.method.name == "ape" and len(one.scores) == n_pairs:
+            grids.setdefault(one.solved.method.sides, []).append(one)
+    for sides, seeds in grids.items():
+        reference = np.mean([one.scores for one in seeds], axis=0)
+        hits = np.mean([one.contributions.hits for one in seeds], axis=0)
+        contributions = Contributions(hits, seeds[0].contributions.trials)
+        mean = f"ape · {sides}" + (f", mean of {len(seeds)} seeds" if len(seeds) > 1 else "")
+        for one in tested:
+            if one in seeds or len(one.scores) != n_pairs:
+                continue
+            chosen = int(one.solved.validation.argmax())
+            found = agreement(one.scores, reference, chosen=chosen, hits=contributions, seed=seed)
+            records.append({"order": one.solved.method.label, "reference": mean, **found._asdict()})  # type: ignore[typeddict-item]
+        if len(seeds) > 1:
+            ceiling = noise_ceiling([one.scores for one in seeds])
+            words = {"order": f"ape · {sides}", "reference": "itself under another seed (the noise ceiling)"}
+            records.append({**words, **ceiling._asdict()})  # type: ignore[typeddict-item]
+    return records
+
+
+def score_without_training(grid: Grid) -> tuple[TrainingFree, int]:
+    """Linear CKA and mutual k-NN of every pair on a sample of the training pictures, and the FLOPs of it.
+
+    A picture's captions stand in by their mean row.
+    """
+    items = np.linspace(0, grid.n_images - 1, min(_SAMPLE, grid.n_images)).round().astype(np.int64)
+    first = np.searchsorted(grid.owner, items, side="left")
+    last = np.searchsorted(grid.owner, items, side="right")
+    captions = np.concatenate([np.arange(a, b) for a, b in zip(first, last, strict=True)])
+    which = np.repeat(np.arange(len(items)), last - first)
+    images = [to_float(rows[items]).nan_to_num(0.0, 0.0, 0.0).numpy() for rows in grid.images]
+    texts = []
+    for rows in grid.texts:
+        values = to_float(rows[captions]).nan_to_num(0.0, 0.0, 0.0).numpy()
+        total = np.zeros((len(items), values.shape[1]), np.float32)
+        np.add.at(total, which, values)
+        texts.append(total / (last - first)[:, None])
+    widths = [x.shape[1] for x in images], [x.shape[1] for x in texts]
+    flops = cka_flops(len(items), *widths) + mutual_knn_flops(len(items), *widths)
+    return training_free_scores(images, texts), flops
+
+
+def _facts(image: EncoderSpec, text: EncoderSpec, latencies: Any) -> dict[str, Any]:
+    return {
+        "image_encoder": image.name,
+        "text_encoder": text.name,
+        "n_params_image": image.n_params,
+        "n_params_text": text.n_params,
+        "gflops_image": np.nan if image.gflops is None else image.gflops,
+        "gflops_text": np.nan if text.gflops is None else text.gflops,
+        "latency_ms": latencies.get(image.name, np.nan),
+        "image_dim": image.embed_dim,
+        "text_dim": text.embed_dim,
+        "license_image": image.license or "",
+        "license_text": text.license or "",
+    }
+
+
+def _small(hits: NDArray[np.float32]) -> NDArray[Any]:
+    """Whole hits in a byte each; ties, which are fractions, in float16."""
+    return hits.astype(np.uint8) if np.array_equal(hits, hits.round()) else hits.astype(np.float16)

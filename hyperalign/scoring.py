@@ -1,0 +1,160 @@
+"""Connectors on rows: expected hits of every pair, for validation and for the table."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hyperalign.align.canonical import Canonical, to_coordinates
+from hyperalign.align.grid import Grid, Picked, Rows, blocks, usable
+from hyperalign.align.methods import Solution
+from hyperalign.ledger import matmul_flops, similarity_flops
+from hyperalign.prepare import LabelGrid
+from hyperalign.rank.metrics import Hits, retrieval_hits, zero_shot_hits
+
+__all__ = ["first_captions", "mean_score", "retrieval", "scoring_flops", "zero_shot", "zero_shot_parts"]
+
+KS = (1, 5, 10)
+
+
+def retrieval(solution: Solution, grid: Grid, *, ks: Sequence[int] = KS) -> list[Hits]:
+    """Expected hits of every pair of a solution, both directions.
+
+    Args:
+        solution: Connectors of P pairs.
+        grid: Rows of the same encoders on other items.
+        ks: Depths.
+
+    Returns:
+        P records of (n_captions, K) and (n_images, K) hits.
+    """
+    images = _Once(lambda i: F.normalize(_coordinates(grid.images[i], solution.images[i]), dim=1))
+    texts = _Once(lambda j: _coordinates(grid.texts[j], solution.texts[j]))
+    hits = []
+    for (i, j), weight, bias in zip(solution.pairs, solution.weights, solution.biases, strict=True):
+        similarity = _similarity(images[i], texts[j], weight, bias)
+        hits.append(
+            retrieval_hits(
+                similarity, grid.owner, grid.n_images, ks=ks, caption_ok=grid.text_ok[j], image_ok=grid.image_ok[i]
+            )
+        )
+    return hits
+
+
+def mean_score(solution: Solution, grid: Grid) -> float:
+    """Mean over pairs of the mean of the two recall@1, in per cent."""
+    found = retrieval(solution, grid, ks=(1,))
+    return float(np.mean([50 * (hits.t2i.mean() + hits.i2t.mean()) for hits in found]))
+
+
+def first_captions(grid: Grid) -> Grid:
+    """The same pictures with one caption each: enough to watch a training by, at a fraction of the cost."""
+    first = np.searchsorted(grid.owner, np.arange(grid.n_images), side="left").astype(np.int64)
+    return replace(
+        grid,
+        texts=tuple(Picked(rows, first) for rows in grid.texts),
+        owner=np.arange(grid.n_images, dtype=np.int64),
+        text_ok=grid.text_ok[:, first],
+    )
+
+
+def zero_shot(solution: Solution, labels: LabelGrid, part: NDArray[np.int64]) -> list[NDArray[np.float32]]:
+    """Expected top-1 hits of every pair on some pictures of a label set.
+
+    A class is the mean of its prompts' mapped unit rows, normalised.
+
+    Args:
+        solution: Connectors of P pairs.
+        labels: Rows of pictures and prompts.
+        part: (n,) which pictures.
+
+    Returns:
+        P arrays (n, 1).
+    """
+    images = _Once(lambda i: F.normalize(_coordinates(Picked(labels.images[i], part), solution.images[i]), dim=1))
+    texts = _Once(lambda j: _coordinates(labels.texts[j], solution.texts[j]))
+    image_ok = _Once(lambda i: usable(Picked(labels.images[i], part)))
+    class_ok = _Once(lambda j: usable(labels.texts[j]).reshape(labels.n_classes, -1).any(1))
+    hits = []
+    for (i, j), weight, bias in zip(solution.pairs, solution.weights, solution.biases, strict=True):
+        image, text = _trimmed(images[i], texts[j], weight)
+        mapped = F.normalize(text @ weight.T + bias, dim=1).reshape(labels.n_classes, -1, len(weight))
+        classes = F.normalize(mapped.mean(1), dim=1)
+        hits.append(
+            zero_shot_hits(image @ classes.T, labels.labels[part], ks=(1,), image_ok=image_ok[i], class_ok=class_ok[j])
+        )
+    return hits
+
+
+def zero_shot_parts(labels: LabelGrid) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pictures to choose by and pictures to report on: every second one, so that each class is in both."""
+    every = np.arange(len(labels.labels))
+    return every[::2], every[1::2]
+
+
+def scoring_flops(solution: Solution, grid: Grid) -> int:
+    """FLOPs of `retrieval` on a grid: coordinates of both sides once an encoder, and all similarities."""
+    flops = 0
+    for place, sides, count in ((0, solution.images, grid.n_images), (1, solution.texts, grid.n_captions)):
+        used = {pair[place] for pair in solution.pairs}
+        flops += sum(matmul_flops(count, *sides[k].projection.shape) for k in used if sides[k] is not None)  # type: ignore[union-attr]
+    for weight in solution.weights:
+        r_img, r_txt = weight.shape
+        flops += similarity_flops(grid.n_captions, grid.n_images, r_txt, r_img)
+    return flops
+
+
+class _Once:
+    """Values made when first asked for and kept."""
+
+    def __init__(self, make: Callable[[int], "Tensor | NDArray[np.bool_]"]):
+        self.make = make
+        self.made: dict[int, object] = {}
+
+    def __getitem__(self, index: int) -> "Tensor":
+        if index not in self.made:
+            self.made[index] = self.make(index)
+        return self.made[index]  # type: ignore[return-value]
+
+
+def _coordinates(rows: Rows, canonical: Canonical | None) -> Tensor:
+    """(n, D) or (n, R) float32 rows of a split; NaN and Inf become zeros, their items are masked."""
+    parts = [
+        block.nan_to_num(0.0, 0.0, 0.0) if canonical is None else to_coordinates(block, canonical)
+        for _, block in blocks(rows)
+    ]
+    return torch.cat(parts)
+
+
+def _trimmed(image: Tensor, text: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Coordinates without those that are always zero for the encoder."""
+    return image[:, : weight.shape[0]], text[:, : weight.shape[1]]
+
+
+def _similarity(image: Tensor, text: Tensor, weight: Tensor, bias: Tensor) -> Callable[[int, int], Tensor]:
+    """Cosines of captions start to stop with all pictures, in the cheaper of the two orders of multiplication.
+
+    Args:
+        image: (n_images, R_img), unit rows.
+        text: (n_captions, R_txt)
+        weight: (R_img, R_txt)
+        bias: (R_img,)
+    """
+    image, text = _trimmed(image, text, weight)
+    r_img, r_txt = weight.shape
+    mapped_flops = matmul_flops(len(text), r_txt, r_img) + matmul_flops(len(text), r_img, len(image))
+    if mapped_flops <= similarity_flops(len(text), len(image), r_txt, r_img):
+        return lambda start, stop: F.normalize(text[start:stop] @ weight.T + bias, dim=1) @ image.T
+    pulled, offset = image @ weight, image @ bias
+    gram, lean, length = weight.T @ weight, weight.T @ bias, bias @ bias
+
+    def similarity(start: int, stop: int) -> Tensor:
+        rows = text[start:stop]
+        square = ((rows @ gram) * rows).sum(1) + 2 * (rows @ lean) + length
+        return (rows @ pulled.T + offset) / square.clamp_min(1e-12).sqrt().unsqueeze(1)
+
+    return similarity

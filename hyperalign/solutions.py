@@ -1,0 +1,103 @@
+"""Solutions as tensors and plain records, so that a finished method survives a crash and the winners reach the disk."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hyperalign.align.canonical import Canonical
+from hyperalign.align.methods import PairIndex, Solution
+from hyperalign.align.train import Fit, Look
+
+__all__ = ["join", "pack", "restrict", "unpack"]
+
+
+def restrict(solution: Solution, pairs: Iterable[PairIndex]) -> Solution:
+    """The connectors of some pairs, in the order given; pairs it has none for are left out."""
+    at = {pair: n for n, pair in enumerate(solution.pairs)}
+    kept = [at[pair] for pair in pairs if pair in at]
+    one_each = len(solution.fits) == len(solution.pairs)
+    return replace(
+        solution,
+        pairs=[solution.pairs[n] for n in kept],
+        weights=[solution.weights[n] for n in kept],
+        biases=[solution.biases[n] for n in kept],
+        fits=[solution.fits[n] for n in kept] if one_each else solution.fits,
+    )
+
+
+def join(parts: Sequence[Solution]) -> Solution:
+    """One solution out of parts of the same method that cover different pairs; the set-up is counted once."""
+    first = parts[0]
+    return replace(
+        first,
+        pairs=[pair for part in parts for pair in part.pairs],
+        weights=[weight for part in parts for weight in part.weights],
+        biases=[bias for part in parts for bias in part.biases],
+        fits=[fit for part in parts for fit in part.fits],
+        emit_flops=sum(part.emit_flops for part in parts),
+    )
+
+
+def pack(solution: Solution) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Tensors by name, and a JSON record of everything else."""
+    tensors: dict[str, NDArray[Any]] = {}
+    for (i, j), weight, bias in zip(solution.pairs, solution.weights, solution.biases, strict=True):
+        tensors[f"pair/{i}/{j}/weight"] = weight.numpy()
+        tensors[f"pair/{i}/{j}/bias"] = bias.numpy()
+    for side, whitenings in (("image", solution.images), ("text", solution.texts)):
+        for k, canonical in enumerate(whitenings):
+            if canonical is not None:
+                tensors[f"{side}/{k}/mean"] = canonical.mean.numpy()
+                tensors[f"{side}/{k}/projection"] = canonical.projection.numpy()
+                tensors[f"{side}/{k}/features"] = canonical.features.numpy()
+    record = {
+        "method": solution.method,
+        "sides": solution.sides,
+        "pairs": [list(pair) for pair in solution.pairs],
+        "images": [_whitening_record(c) for c in solution.images],
+        "texts": [_whitening_record(c) for c in solution.texts],
+        "fits": [asdict(fit) for fit in solution.fits],
+        "setup_flops": solution.setup_flops,
+        "emit_flops": solution.emit_flops,
+    }
+    return tensors, record
+
+
+def unpack(tensors: Mapping[str, NDArray[Any]], record: Mapping[str, Any]) -> Solution:
+    """What `pack` took apart."""
+    pairs = [(int(i), int(j)) for i, j in record["pairs"]]
+    return Solution(
+        method=record["method"],
+        sides=record["sides"],
+        pairs=pairs,
+        weights=[torch.from_numpy(np.array(tensors[f"pair/{i}/{j}/weight"])) for i, j in pairs],
+        biases=[torch.from_numpy(np.array(tensors[f"pair/{i}/{j}/bias"])) for i, j in pairs],
+        images=[_whitening(tensors, f"image/{k}", given) for k, given in enumerate(record["images"])],
+        texts=[_whitening(tensors, f"text/{k}", given) for k, given in enumerate(record["texts"])],
+        fits=[_fit(given) for given in record["fits"]],
+        setup_flops=record["setup_flops"],
+        emit_flops=record["emit_flops"],
+    )
+
+
+def _whitening_record(canonical: Canonical | None) -> dict[str, Any] | None:
+    return None if canonical is None else {"width": canonical.width, "normalise": canonical.normalise}
+
+
+def _whitening(tensors: Mapping[str, NDArray[Any]], name: str, given: Mapping[str, Any] | None) -> Canonical | None:
+    if given is None:
+        return None
+    mean, projection, features = (
+        torch.from_numpy(np.array(tensors[f"{name}/{part}"])) for part in ("mean", "projection", "features")
+    )
+    return Canonical(mean, projection, features, int(given["width"]), bool(given["normalise"]))
+
+
+def _fit(given: Mapping[str, Any]) -> Fit:
+    """NaN is null in JSON."""
+    looks = [Look(int(step), *(float("nan") if x is None else x for x in rest)) for step, *rest in given["looks"]]
+    return Fit(**{**given, "looks": looks})
