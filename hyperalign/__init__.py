@@ -37,12 +37,16 @@ The map, in the order in which data meets the modules; a line of code may import
         build           the embedded zoo made again
     align      rows become connectors, all pairs at once
         grid            the rows that all methods see
+        batches         which items and pairs a step sees
         connectors      linear maps and contrastive losses
+        train           one loop for hypernetworks and baseline
         canonical       whitened coordinates
+        solution        what every method gives: connectors and their cost
         closed_form     connectors without a gradient step
         hypernetwork    networks that emit connectors
-        train           one loop for hypernetwork and baseline
-        methods         from a grid to a connector for every pair
+        baseline        each pair trained by itself
+        residual        the default hypernetwork trained
+        sliced          the poster's hypernetwork trained
     rank       connectors become an order one can trust
         metrics         retrieval and zero-shot scores
         resampling      a paired bootstrap over test images
@@ -58,6 +62,11 @@ The map, in the order in which data meets the modules; a line of code may import
         page            a run as one HTML file
         lists           encoders, cache entries, facts
         progress        bars on a terminal, plain lines elsewhere
+    prepare    from what was asked to grids of rows
+    scoring    connectors on rows: expected hits of every pair
+    solutions  connectors as tensors and plain records
+    solve      the methods that were asked for, each run once and kept
+    board      methods on the test items: the leaderboard
     search     the pipeline
     config     words and TOML files become configurations
     doctor     what is installed and what is wrong with it

@@ -82,9 +82,7 @@ def evaluate(
             }
         )
     table = rank_pairs(pd.DataFrame(rows), resampled)[list(LEADERBOARD_COLUMNS)]
-    return Tested(
-        solved=solved, table=table, scores=resampled.score, contributions=contributions, hits=arrays
-    )
+    return Tested(solved=solved, table=table, scores=resampled.score, contributions=contributions, hits=arrays)
 
 
 def compare(tested: Sequence[Tested], *, n_pairs: int, seed: int) -> list[AgreementRecord]:

@@ -25,7 +25,19 @@ from hyperalign.machine import n_cores
 if TYPE_CHECKING:
     from hyperalign.embed.encoders import Encoder
 
-__all__ = ["Candidates", "Job", "Prepared", "Say", "embedding_jobs", "fill_cache", "find_candidates", "open_grids"]
+__all__ = [
+    "Candidates",
+    "Job",
+    "LabelGrid",
+    "Prepared",
+    "Say",
+    "embedding_jobs",
+    "fill_cache",
+    "find_candidates",
+    "open_data",
+    "open_grids",
+    "recalled_latency",
+]
 
 Progress = Callable[[str, int, int], None]
 Say = Callable[[str], None]
@@ -259,7 +271,9 @@ def open_grids(
                 raise ValueError(f"{notes[-1]}; mend or remove them, or leave out --strict")
         left = surviving(split, bad)
         if not len(left.captions):
-            raise ValueError(f"the split {name} of {dataset.name} has no readable picture with a caption; mend the data")
+            raise ValueError(
+                f"the split {name} of {dataset.name} has no readable picture with a caption; mend the data"
+            )
         images = [_picked(entries[spec.name, name], left.images, len(split.image_ids)) for spec in candidates.images]
         texts = [_picked(entries[spec.name, name], left.captions, len(split.captions)) for spec in candidates.texts]
         grids[name] = build_grid(images, texts, left.owner)

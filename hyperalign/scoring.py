@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hyperalign.align.canonical import Canonical, to_coordinates
 from hyperalign.align.grid import Grid, Picked, Rows, blocks, usable
-from hyperalign.align.methods import Solution
+from hyperalign.align.solution import Solution
 from hyperalign.ledger import matmul_flops, similarity_flops
 from hyperalign.prepare import LabelGrid
 from hyperalign.rank.metrics import Hits, retrieval_hits, zero_shot_hits

@@ -12,8 +12,10 @@ from typing import Any
 
 import pandas as pd
 
+from hyperalign.align.baseline import APE, APE_BOTH, ape_flops
 from hyperalign.align.canonical import CanonicalConfig
-from hyperalign.align.methods import APE, APE_BOTH, RESIDUAL, SLICED, ape_flops
+from hyperalign.align.residual import RESIDUAL
+from hyperalign.align.sliced import SLICED
 from hyperalign.align.train import TrainConfig
 from hyperalign.board import Tested, compare, evaluate, score_without_training
 from hyperalign.embed.data import Dataset, LabelSet
@@ -76,7 +78,7 @@ class SearchConfig:
 
     zoo: tuple[str, ...] = ("embedded",)
     data: str = "scenes"
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     methods: tuple[str, ...] = ("hypernet",)
     decoder: str = "residual"
     sides: str = "text"
@@ -170,9 +172,7 @@ def search(
     candidates, dataset, labels, jobs = _ask(config, cache_dir, progress)
     for sentence in candidates.counts:
         say(sentence)
-    entries, lines, notes = fill_cache(
-        jobs, cache_dir=cache_dir, progress=progress, say=say, autocast=config.autocast
-    )
+    entries, lines, notes = fill_cache(jobs, cache_dir=cache_dir, progress=progress, say=say, autocast=config.autocast)
     candidates = replace(candidates, latencies=_latencies(candidates, cache_dir))
     prepared = open_grids(candidates, dataset, labels, entries, strict=config.strict)
     notes += prepared.notes
@@ -241,8 +241,11 @@ def _ask(
         cache_dir=cache_dir,
         progress=progress,
     )
-    return candidates, dataset, labels, embedding_jobs(
-        candidates, dataset, labels, cache_dir=cache_dir, autocast=config.autocast
+    return (
+        candidates,
+        dataset,
+        labels,
+        embedding_jobs(candidates, dataset, labels, cache_dir=cache_dir, autocast=config.autocast),
     )
 
 
@@ -359,12 +362,14 @@ def _ratios(best: Solved, lines: Sequence[Line], prepared: Prepared, bench: Work
     cost = search_flops(lines, best.method.label)
     own = bench.recipe.sliced if best.method.name == "hypernet-sliced" else bench.recipe.residual
     trained = best.method.name != "closed-form"
-    method = f"{best.method.label}, {_training_words(own) if trained else 'no training'}, set-up and validation included"
+    method = (
+        f"{best.method.label}, {_training_words(own) if trained else 'no training'}, set-up and validation included"
+    )
     matched = replace(bench.recipe.ape, batch_size=own.batch_size)
     records: list[RatioRecord] = []
     for setting, config in ((f"matched batch {own.batch_size}", matched), ("each at its own best", bench.recipe.ape)):
         flops = ape_flops(prepared.train, bench.pairs, config) + _baseline_validation(prepared, bench)
-        words = f"ape · text, {_training_words(config)}, {len(bench.pairs)} pairs, computed from shapes, validation included"
+        words = f"ape · text, {_training_words(config)}, {len(bench.pairs)} pairs, computed, validation included"
         records.append(
             {"setting": setting, "baseline": words, "baseline_flops": flops, "method": method, "method_flops": cost}
         )

@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from hyperalign.align.canonical import Canonical
-from hyperalign.align.methods import PairIndex, Solution
+from hyperalign.align.grid import PairIndex
+from hyperalign.align.solution import Solution
 from hyperalign.align.train import Fit, Look
 
 __all__ = ["join", "pack", "restrict", "unpack"]

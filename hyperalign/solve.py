@@ -13,16 +13,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from hyperalign.align.baseline import solve_ape
 from hyperalign.align.canonical import CanonicalConfig
-from hyperalign.align.closed_form import CanonicalGrid, build_canonical_grid
-from hyperalign.align.methods import (
-    PairIndex,
-    Solution,
-    solve_ape,
-    solve_closed_form,
-    solve_residual,
-    solve_sliced,
-)
+from hyperalign.align.closed_form import CanonicalGrid, build_canonical_grid, solve_closed_form
+from hyperalign.align.grid import PairIndex
+from hyperalign.align.residual import solve_residual
+from hyperalign.align.sliced import solve_sliced
+from hyperalign.align.solution import Solution
 from hyperalign.align.train import TrainConfig
 from hyperalign.ledger import Line
 from hyperalign.machine import peak_bytes
@@ -190,7 +187,9 @@ def _validated(method: Method, solution: Solution, seconds: float, bench: Workbe
         what = "moments, eigendecompositions, projections, cross-products"
         lines.append(Line("set-up", method.label, what, solution.setup_flops, bench.setup_seconds, peak_bytes()))
     if solution.fits:
-        lines.append(Line("training", method.label, _pairs_in_words(solution), solution.train_flops, seconds, peak_bytes()))
+        lines.append(
+            Line("training", method.label, _pairs_in_words(solution), solution.train_flops, seconds, peak_bytes())
+        )
         updates = sum(fit.optimiser_flops for fit in solution.fits)
         lines.append(Line("optimiser", method.label, "AdamW, timed with the training", updates))
     flops = scoring_flops(solution, bench.prepared.val)

@@ -34,7 +34,7 @@ OWNERS = {
     "filelock": ("embed.locks",),
     "faiss": ("rank.metrics", "use.index"),
     "scipy": ("rank.agreement",),
-    "pandas": ("rank", "run", "show"),
+    "pandas": ("rank", "run", "board", "search", "show"),
     "optuna": ("study",),
     "typer": ("cli",),
     "rich": ("cli", "show"),

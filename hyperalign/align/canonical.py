@@ -126,7 +126,9 @@ def find_moments(rows: Rows, ok: NDArray[np.bool_], *, normalise: bool, max_feat
         total += block.sum(0, dtype=torch.float64)
         square += (block.T @ block).double()
     mean = total / len(chosen)
-    return Moments(mean + shift.double(), square / len(chosen) - torch.outer(mean, mean), len(chosen), features, rows.shape[1])
+    return Moments(
+        mean + shift.double(), square / len(chosen) - torch.outer(mean, mean), len(chosen), features, rows.shape[1]
+    )
 
 
 def _prepared(block: Tensor, normalise: bool) -> Tensor:

@@ -10,6 +10,8 @@ C is also kept by folds of the pictures, so that what is trained on top of it ca
 seen the pictures of the batch: C as it is made of all pictures fits them too well to learn from.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +21,7 @@ from torch import Tensor
 
 from hyperalign.align.canonical import Canonical, CanonicalConfig, Coordinates, find_canonical, find_moments
 from hyperalign.align.grid import BLOCK, Grid, Rows
+from hyperalign.align.solution import Solution
 from hyperalign.ledger import covariance_flops, eigh_flops, matmul_flops
 
 
@@ -70,9 +73,7 @@ def build_canonical_grid(grid: Grid, config: CanonicalConfig) -> CanonicalGrid:
     return CanonicalGrid(images, texts, cross, held_out, flops)
 
 
-def find_cross(
-    grid: Grid, images: list[Coordinates], texts: list[Coordinates], *, n_folds: int
-) -> tuple[Tensor, int]:
+def find_cross(grid: Grid, images: list[Coordinates], texts: list[Coordinates], *, n_folds: int) -> tuple[Tensor, int]:
     """Sums of c_img c̄_txtᵀ of all pairs by fold, in one pass over the pictures.
 
     Returns:
@@ -148,6 +149,66 @@ def _mean_by_owner(rows: Tensor, ok: NDArray[np.bool_], owner: Tensor, n_images:
     total = torch.zeros(n_images, rows.shape[1]).index_add_(0, owner, rows)
     count = torch.zeros(n_images).index_add_(0, owner, torch.from_numpy(ok).float())
     return total / count.clamp_min(1).unsqueeze(1)
+
+
+def solve_closed_form(canonical: CanonicalGrid, *, sides: str = "both") -> Solution:
+    """The connectors without a gradient step; with sides "text" their twin between the encoders' own rows."""
+    images, texts = [c.canonical for c in canonical.images], [c.canonical for c in canonical.texts]
+    solution = canonical_solution("closed-form", canonical, images, texts)
+    return solution if sides == "both" else to_text_sided(solution)
+
+
+def to_text_sided(solution: Solution) -> Solution:
+    """The text-only twin of a solution between canonical coordinates: W = P_img V P_txtᵀ, b = −W μ_txt.
+
+    Text rows are taken as unit vectors where the whitening took them so.
+    """
+    weights, biases, emit = [], [], 0
+    for (i, j), weight in zip(solution.pairs, solution.weights, strict=True):
+        image, text = solution.images[i], solution.texts[j]
+        assert image is not None, "a solution between canonical coordinates has whitenings"
+        assert text is not None, "a solution between canonical coordinates has whitenings"
+        w, b = to_text_side(weight, image, text)
+        weights.append(torch.zeros(image.width, text.width).index_put_((image.features[:, None], text.features), w))
+        biases.append(torch.zeros(image.width).index_put_((image.features,), b))
+        (r_img, r_txt), f_img, f_txt = weight.shape, len(image.mean), len(text.mean)
+        emit += matmul_flops(f_img, r_img, r_txt) + matmul_flops(f_img, r_txt, f_txt)
+    return replace(
+        solution,
+        sides="text",
+        weights=weights,
+        biases=biases,
+        images=[None] * len(solution.images),
+        texts=[_unit_rows(c) for c in solution.texts],
+        emit_flops=solution.emit_flops + emit,
+    )
+
+
+def _unit_rows(canonical: Canonical | None) -> Canonical | None:
+    """Rows as unit vectors, where a whitening took them so; else as they are."""
+    if canonical is None or not canonical.normalise:
+        return None
+    width = canonical.width
+    return Canonical(torch.zeros(width), torch.eye(width), torch.arange(width), width, normalise=True)
+
+
+def canonical_solution(
+    method: str, canonical: CanonicalGrid, images: Sequence[Canonical], texts: Sequence[Canonical]
+) -> Solution:
+    """The closed-form connectors, each cut to the two encoders' own ranks, between some coordinates."""
+    r_img = [c.canonical.own_rank for c in canonical.images]
+    r_txt = [c.canonical.own_rank for c in canonical.texts]
+    pairs = [(i, j) for i in range(len(images)) for j in range(len(texts))]
+    return Solution(
+        method=method,
+        sides="both",
+        pairs=pairs,
+        weights=[canonical.cross[i, j, : r_img[i], : r_txt[j]].contiguous() for i, j in pairs],
+        biases=[torch.zeros(r_img[i]) for i, _ in pairs],
+        images=images,
+        texts=texts,
+        setup_flops=canonical.flops,
+    )
 
 
 def to_text_side(weight: Tensor, image: Canonical, text: Canonical) -> tuple[Tensor, Tensor]:

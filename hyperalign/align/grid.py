@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+PairIndex = tuple[int, int]  # which image and which text encoder
+
 BLOCK = 4096  # rows read at a time: 12 MB of float32 at width 768
 
 
@@ -82,7 +84,7 @@ class Grid:
         """(N, M)."""
         return len(self.images), len(self.texts)
 
-    def pairs(self) -> list[tuple[int, int]]:
+    def pairs(self) -> list[PairIndex]:
         """All N×M pairs, image-major."""
         n_image_encoders, n_text_encoders = self.shape
         return [(i, j) for i in range(n_image_encoders) for j in range(n_text_encoders)]
@@ -141,44 +143,3 @@ class Gather:
         if self._kept is not None:
             return self._kept[torch.from_numpy(index)]
         return to_float(self.rows[index]).nan_to_num_(0.0, 0.0, 0.0)
-
-
-class Sampler:
-    """Batches of captions with distinct pictures, without end and without repeats inside an epoch.
-
-    An epoch goes through every caption once, in rounds: each round takes one caption not yet used of every picture,
-    in random order. So two captions of one picture meet in a batch only where it spans two rounds, and there are
-    next to no false negatives.
-    """
-
-    def __init__(self, owner: NDArray[np.int64], batch_size: int, seed: int) -> None:
-        """Prepare; nothing is drawn yet.
-
-        Args:
-            owner: (n_captions,) image of each caption.
-            batch_size: Captions in a batch, B; cut to the number of pictures, so that each can be another's.
-            seed: Seeds the order.
-        """
-        self.owner = owner
-        self.batch_size = min(batch_size, len(np.unique(owner)))
-        self._rng = np.random.default_rng(seed)
-        self._order = np.empty(0, dtype=np.int64)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Whole batches in an epoch, at least one."""
-        return max(1, len(self.owner) // self.batch_size)
-
-    def draw(self) -> NDArray[np.int64]:
-        """(B,) caption indices of the next batch."""
-        if len(self._order) < self.batch_size:
-            self._order = self._epoch()  # what was left of the last epoch is less than a batch
-        batch, self._order = self._order[: self.batch_size], self._order[self.batch_size :]
-        return batch
-
-    def _epoch(self) -> NDArray[np.int64]:
-        shuffled = self._rng.permutation(len(self.owner))
-        by_owner = shuffled[np.argsort(self.owner[shuffled], kind="stable")]
-        counts = np.bincount(self.owner)
-        turn = np.arange(len(by_owner)) - np.repeat(np.cumsum(counts) - counts, counts)
-        return by_owner[np.lexsort((self._rng.random(len(by_owner)), turn))]

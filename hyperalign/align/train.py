@@ -14,12 +14,12 @@ from torch import Tensor
 
 from hyperalign.ledger import adamw_flops
 
-Progress = Callable[[str, int, int], None]
+MAX_LOGIT_SCALE = 100.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
-    """How connectors are trained. The defaults of each method stand in `hyperalign.align.methods`.
+    """How connectors are trained. The defaults of each method stand beside it.
 
     Attributes:
         n_steps: Optimiser steps; None where `n_epochs` is given.
@@ -78,6 +78,11 @@ class TrainConfig:
             return self.n_steps
         assert self.n_epochs is not None, "one of the two is given"
         return max(1, round(self.n_epochs * steps_per_epoch))
+
+
+def scale_parameter(config: TrainConfig) -> Tensor:
+    """The logarithm of the inverse temperature, a leaf; it has a gradient where the scale is learned."""
+    return torch.tensor(config.logit_scale).log().requires_grad_(config.learn_scale)
 
 
 class Learner(Protocol):

@@ -1,0 +1,49 @@
+"""What every method gives: a linear connector for each of some pairs, and what that cost."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from hyperalign.align.canonical import Canonical
+from hyperalign.align.grid import PairIndex
+from hyperalign.align.train import Fit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solution:
+    """One linear connector for each of some pairs.
+
+    Attributes:
+        method: "ape", "closed-form" or "hypernet".
+        sides: "text" where only text rows are mapped, "both" where maps go between canonical coordinates.
+        pairs: (image, text) indices of the pairs.
+        weights: For each pair (D_img, D_txt), or (R_img, R_txt) between canonical coordinates.
+        biases: For each pair (D_img,) or (R_img,).
+        images: For each image encoder its whitening, None where rows are taken as they are.
+        texts: The same for text encoders.
+        fits: The trainings, empty for the closed form.
+        setup_flops: Moments, eigendecompositions, projections, cross-products.
+        emit_flops: Making the connectors out of what was trained.
+    """
+
+    method: str
+    sides: str
+    pairs: list[PairIndex]
+    weights: list[Tensor]
+    biases: list[Tensor]
+    images: Sequence[Canonical | None]
+    texts: Sequence[Canonical | None]
+    fits: list[Fit] = field(default_factory=list)
+    setup_flops: int = 0
+    emit_flops: int = 0
+
+    @property
+    def train_flops(self) -> int:
+        """Forward and backward of all steps, and the emission."""
+        return sum(f.flops for f in self.fits) + self.emit_flops
+
+
+Validate = Callable[[Solution], float]
+Progress = Callable[[int, int], None]
+Stop = Callable[[], bool]
