@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from hyperalign.align.grid import Grid, Picked, Rows, build_grid
 from hyperalign.embed.cache import CacheKey, Entry, fill, is_whole
 from hyperalign.embed.data import Dataset, LabelSet, open_dataset, surviving
+from hyperalign.embed.duplicates import near_duplicates
 from hyperalign.embed.identity import identity, pin, settle
 from hyperalign.embed.memory import keep, recall
 from hyperalign.embed.zoo import EncoderSpec, Limits, Pair, load_zoos, pairs_within, within
@@ -42,7 +43,8 @@ __all__ = [
 Progress = Callable[[str, int, int], None]
 Say = Callable[[str], None]
 
-_NAMED = 5  # unreadable pictures that are named before the rest is counted
+_NAMED = 5  # pictures that are named before the rest is counted
+_MOST_COMPARED = 50_000  # pictures among which near-duplicates are looked for: each is decoded once more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,6 +298,29 @@ def open_grids(
         labels=label_grid,
         notes=notes,
     )
+
+
+def note_near_duplicates(dataset: Dataset, *, cache_dir: Path, progress: Progress) -> list[str]:
+    """Photographs of val and test that look like one of an earlier split, in words; remembered beside the cache.
+
+    The embedded scenes are disjoint by construction and are not looked at.
+    """
+    n_pictures = sum(len(split.image_ids) for split in dataset.splits.values())
+    if dataset.name == "scenes":
+        return []
+    if n_pictures > _MOST_COMPARED:
+        return [f"near-duplicate pictures were not looked for among {n_pictures:,}: that decodes each once more"]
+    about = "near-duplicates of " + " ".join(split.image_digest for split in dataset.splits.values())
+    known = recall(cache_dir, about)
+    if "twins" not in known:
+        twins = near_duplicates(dataset.splits, progress=progress)
+        known = {"twins": [f"{t.image_id} ({t.split}) of {t.other_id} ({t.other_split})" for t in twins]}
+        keep(cache_dir, about, known)
+    named: list[str] = known["twins"]
+    if not named:
+        return []
+    more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+    return [f"{len(named)} near-duplicate pictures across splits: {', '.join(named[:_NAMED])}{more}"]
 
 
 def open_data(  # noqa: PLR0913 - the options of `--data`

@@ -30,6 +30,7 @@ from hyperalign.prepare import (
     embedding_jobs,
     fill_cache,
     find_candidates,
+    note_near_duplicates,
     open_data,
     open_grids,
     recalled_latency,
@@ -175,7 +176,7 @@ def search(
     entries, lines, notes = fill_cache(jobs, cache_dir=cache_dir, progress=progress, say=say, autocast=config.autocast)
     candidates = replace(candidates, latencies=_latencies(candidates, cache_dir))
     prepared = open_grids(candidates, dataset, labels, entries, strict=config.strict)
-    notes += prepared.notes
+    notes += prepared.notes + note_near_duplicates(dataset, cache_dir=cache_dir, progress=progress)
 
     run = _open_run(config, out, resume)
     deadline = None if config.max_minutes is None else begin + 60 * config.max_minutes
