@@ -55,6 +55,8 @@ The map, in the order in which data meets the modules; a line of code may import
         scores          training-free scores
     record     what a run records: columns and keys
     run        what a run is on disk
+    use        what is made of rows and connectors when the search is over
+        index           rows as a Faiss index
     show       a saved run becomes a terminal table and one HTML file
         words           numbers and names as people read them
         view            what is shown, before it is a table or a page

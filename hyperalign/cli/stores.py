@@ -138,6 +138,29 @@ def _cache_rm(
         typer.echo(f"removed {folder}")
 
 
+@cache_app.command("export")
+def _cache_export(
+    entry: Annotated[str, typer.Argument(help="Name of one entry, with * and ? as in a shell.")],
+    to: Annotated[Path, typer.Option(help="File to write.")],
+    config: Config = None,
+    cache_dir: CacheDir = Path("cache"),
+) -> None:
+    """Write the rows of one entry as a Faiss index of unit vectors."""
+    from fnmatch import fnmatch
+
+    from hyperalign.embed.cache import find_entries, open_folder
+    from hyperalign.use.index import export_index
+
+    found = [one for one in find_entries(cache_dir) if one.shape is not None and fnmatch(one.folder.name, entry)]
+    if len(found) != 1:
+        names = ", ".join(one.folder.name for one in found[:5]) or "none; `hyperalign cache ls` lists them"
+        raise ValueError(f"export takes one finished entry, and {entry!r} fits {len(found)}: {names}")
+    n_bad = export_index(open_folder(found[0].folder).rows, to)
+    if n_bad:
+        say(f"note: {n_bad} rows are NaN, Inf or zeros and stand as zeros")
+    typer.echo(to)
+
+
 def print_cache(cache_dir: Path, *, json: bool) -> None:
     """List the entries of a cache."""
     from hyperalign.embed.cache import find_entries

@@ -33,6 +33,7 @@ __all__ = [
     "find_entries",
     "is_whole",
     "open_entry",
+    "open_folder",
     "prune",
     "remove",
     "verify",
@@ -159,6 +160,14 @@ def fill(
 def open_entry(root: Path, key: CacheKey) -> Entry:
     """Open a finished entry; a shard's checksum is compared when it is first read."""
     return _open(root, key, checked=False)
+
+
+def open_folder(folder: Path) -> Entry:
+    """Open a finished entry by where it lies, whatever its key."""
+    manifest = read_record(folder / "manifest.json")
+    if manifest is None:
+        raise FileNotFoundError(f"{folder} is no finished entry of a cache; `hyperalign cache ls` lists them")
+    return _open(folder.parent, CacheKey(**manifest["key"]), checked=False)
 
 
 def is_whole(root: Path, key: CacheKey) -> bool:

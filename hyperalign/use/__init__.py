@@ -1,0 +1,1 @@
+"""What is made of cached rows and connectors when the search is over."""
