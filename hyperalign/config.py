@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar, Union, cast, get_args, get_origin, 
 
 from hyperalign.embed.zoo import Range, parse_dim, parse_range
 
-__all__ = ["build", "place_words", "read_words"]
+__all__ = ["build", "convert", "place_words", "read_words"]
 
 _C = TypeVar("_C")
 
@@ -118,6 +118,12 @@ def build(cls: type[_C], record: Mapping[str, Any], *, base: _C | None = None, w
     Raises:
         ValueError: For an unknown key or a value of another type than the field's.
     """
+    values = convert(cls, record, base=base, where=where)
+    return cls(**values) if base is None else cast(_C, replace(cast(Any, base), **values))
+
+
+def convert(cls: type[_C], record: Mapping[str, Any], *, base: _C | None = None, where: str = "") -> dict[str, Any]:
+    """The values of a record as the fields of `cls` want them, and nothing for what is left out; as for `build`."""
     known = {field.name: field for field in fields(cast(Any, cls))}
     hints = get_type_hints(cls)
     values: dict[str, Any] = {}
@@ -126,7 +132,7 @@ def build(cls: type[_C], record: Mapping[str, Any], *, base: _C | None = None, w
             raise ValueError(f"unknown setting {where + key!r}{_near(key, known)}")
         present = _default(known[key]) if base is None else getattr(base, key)
         values[key] = _convert(hints[key], value, present, where + key)
-    return cls(**values) if base is None else cast(_C, replace(cast(Any, base), **values))
+    return values
 
 
 def _convert(hint: Any, value: Any, present: Any, where: str) -> Any:

@@ -71,10 +71,10 @@ def made_up_leaderboard(image_names: tuple[str, ...] = ("small-vit", "tiny-net",
 def made_up_ledger() -> list[Line]:
     """A search of 10 GFLOP, and a verification."""
     return [
-        Line("set-up", "hypernet", "covariances", 4_000_000_000, 0.5, 900_000_000),
-        Line("training", "hypernet", "75 steps", 5_000_000_000, 2.0, 1_000_000_000),
-        Line("validation", "hypernet", "2 looks", 1_000_000_000, 0.25, 1_000_000_000),
-        Line("verification", "ape", "first pair", 20_000_000_000, 4.0, 1_100_000_000),
+        Line("set-up", "hypernet · both", "covariances", 4_000_000_000, 0.5, 900_000_000),
+        Line("training", "hypernet · both", "75 steps", 5_000_000_000, 2.0, 1_000_000_000),
+        Line("validation", "hypernet · both", "2 looks", 1_000_000_000, 0.25, 1_000_000_000),
+        Line("verification", "ape · text", "first pair", 20_000_000_000, 4.0, 1_100_000_000),
     ]
 
 

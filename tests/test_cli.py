@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import pytest
 from conftest import made_up_leaderboard, made_up_ledger, made_up_result
-from hyperalign.search import SearchConfig
 
 import hyperalign
 from hyperalign import search as engine
@@ -20,6 +19,7 @@ from hyperalign.cli import main
 from hyperalign.embed.zoo import Range
 from hyperalign.record import to_json
 from hyperalign.run import Run, create_run, finish_run, log_event, read_result, save_stage
+from hyperalign.search import SearchConfig
 
 ZOO = """
 [[encoder]]
@@ -139,12 +139,15 @@ def test_every_option_reaches_the_configuration(run_command: Callable[..., Said]
         "--batch-size": "64",
         "--pairs-per-step": "3",
         "--learning-rate": "0.5",
+        "--baseline-seeds": "3",
         "--baseline-epochs": "4",
         "--baseline-batch-size": "32",
         "--baseline-learning-rate": "0.25",
     }
 
-    said = run_command("search", "--strict", "--no-scores", *(part for pair in words.items() for part in pair))
+    said = run_command(
+        "search", "--strict", "--autocast", "--no-scores", *(part for pair in words.items() for part in pair)
+    )
 
     assert said.status == 0, said.err
     config = fake.config
@@ -158,7 +161,11 @@ def test_every_option_reaches_the_configuration(run_command: Callable[..., Said]
     assert config.methods == ("ape", "closed-form")
     assert (config.decoder, config.sides, config.task, config.labels) == ("sliced", "both", "zero-shot", "shapes")
     assert (config.verify, config.seed, config.limit, config.max_minutes) == (2, 7, 100, 1.5)
-    assert (config.strict, config.scores) == (True, False)
+    assert (config.strict, config.autocast, config.scores, config.baseline_seeds) == (True, True, False, 3)
+    recipe = config.recipe()
+    train, baseline = recipe.sliced, recipe.ape
+    assert (train.n_steps, train.n_epochs, train.batch_size, train.pairs_per_step) == (11, None, 64, 3)
+    assert (baseline.n_epochs, baseline.batch_size, baseline.learning_rate) == (4, 32, 0.25)
 
 
 def test_the_command_line_stands_above_the_file(run_command: Callable[..., Said], fake: Engine) -> None:
@@ -176,6 +183,25 @@ def test_the_command_line_stands_above_the_file(run_command: Callable[..., Said]
         methods=("ape", "hypernet"),
         limits=replace(SearchConfig().limits, image_params=Range(high=30_000)),
     )
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("[train]\nn_step = 3", "unknown setting 'train.n_step'; did you mean n_steps"),
+        ("[baseline]\nbatch_size = 'many'", "baseline.batch_size must be a whole number, got 'many'"),
+        ("[canonical]\nrank = 'x'", "canonical.rank must be a whole number, got 'x'"),
+    ],
+)
+def test_a_slip_in_a_table_of_training_fields_is_one_sentence(
+    run_command: Callable[..., Said], fake: Engine, line: str, sentence: str
+) -> None:
+    Path("run.toml").write_text(line)
+
+    said = run_command("search", "--config", "run.toml")
+
+    assert said.status == 2
+    assert sentence in said.err
 
 
 def test_folders_come_from_the_environment_where_no_option_names_them(

@@ -66,6 +66,7 @@ class Tags(HTMLParser):
         (words.size, 1_500_000_000, "1.50 GB"),
         (words.size, 0, "–"),
         (words.duration, 0.25, "0.25 s"),
+        (words.duration, 0.00892, "9 ms"),
         (words.duration, 59.96, "1 min 00 s"),
         (words.duration, 12_000, "3 h 20 min"),
         (words.points, 41.204, "41.20"),
@@ -140,6 +141,11 @@ def test_a_narrow_terminal_says_which_columns_went(finished_run: Run) -> None:
     assert "latency" in text
 
 
+def test_the_cost_of_the_search_and_of_everything_are_added_up(finished_run: Run) -> None:
+    for text in (" ".join(printed(finished_run, 120).split()), " ".join(render_page(finished_run).split())):
+        assert "the search by hypernet · both: 10.0 GFLOP, 2.8 s; everything in this run: 30.0 GFLOP, 6.8 s" in text
+
+
 def test_wherever_a_ratio_is_printed_its_sides_and_the_published_account_are_too(finished_run: Run) -> None:
     for text in (" ".join(printed(finished_run, 120).split()), render_page(finished_run)):
         assert "ape, text, 10 epochs, 3 pairs, computed" in text
@@ -207,7 +213,8 @@ def test_a_page_needs_no_interval_no_ratio_and_no_agreement(tmp_path: Path) -> N
     assert "small-vit" in printed(finished, 80)
 
 
-def test_a_stage_leaves_one_plain_line_where_there_is_no_terminal() -> None:
+def test_a_stage_leaves_one_plain_line_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.monotonic", lambda: 7.0)
     console = Console(file=io.StringIO(), width=40)
     with Display(console) as display:
         for done in (0, 1_000, 3_000):
@@ -216,6 +223,16 @@ def test_a_stage_leaves_one_plain_line_where_there_is_no_terminal() -> None:
 
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue() == "embedding [red] with a long name, train: 3,000\nand so on\n"
+
+
+def test_a_stage_of_one_thing_has_no_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(1000))
+    monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
+    console = Console(file=io.StringIO(), width=80)
+    Display(console).progress("canonical coordinates", 1, 1)
+
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue() == "canonical coordinates: done in 1.0 s\n"
 
 
 def test_a_long_stage_speaks_now_and_then_with_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import typer
 __all__ = [
     "BASELINE",
     "TRAINING",
+    "Autocast",
     "Budget",
     "CacheDir",
     "Config",
@@ -34,7 +35,7 @@ __all__ = [
     "Zoos",
 ]
 
-_TABLES = ("train", "baseline")
+_TABLES = ("train", "baseline", "canonical")
 
 
 def _read_config(ctx: typer.Context, path: Path | None) -> Path | None:
@@ -72,6 +73,7 @@ Labels = Annotated[Text, typer.Option(help="Label set for zero-shot: a name, a f
 Seed = Annotated[int | None, typer.Option(help="Seed of everything that is drawn.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="At most so many pictures of each split.")]
 Strict = Annotated[bool | None, typer.Option("--strict", help="Stop at the first picture that cannot be read.")]
+Autocast = Annotated[bool | None, typer.Option("--autocast", help="Embed in bfloat16.")]
 Config = Annotated[
     Path | None,
     typer.Option(

@@ -12,6 +12,7 @@ from hyperalign.cli.manners import print_json, say, show_progress, stdout
 from hyperalign.cli.options import (
     BASELINE,
     TRAINING,
+    Autocast,
     Budget,
     CacheDir,
     Config,
@@ -54,9 +55,9 @@ def search(  # noqa: PLR0913 – the signature is the list of options
     max_latency: MaxLatency = None,
     dim: Dim = None,
     license: License = None,
-    method: Annotated[Text, typer.Option(help="Of ape, closed-form and hypernet, with commas between.")] = None,
+    method: Annotated[Text, typer.Option(help="ape, closed-form, hypernet; several with commas between.")] = None,
     decoder: Annotated[Text, typer.Option(help="Of the hypernetwork: residual or sliced.")] = None,
-    sides: Annotated[Text, typer.Option(help="Sides that ape trains: text or both.")] = None,
+    sides: Annotated[Text, typer.Option(help="Sides that ape trains: text, both, or text,both.")] = None,
     task: Annotated[Text, typer.Option(help="What is scored: retrieval or zero-shot.")] = None,
     labels: Labels = None,
     verify: Annotated[int | None, typer.Option(min=0, help="Train so many of the first pairs by ape too.")] = None,
@@ -65,6 +66,7 @@ def search(  # noqa: PLR0913 – the signature is the list of options
     limit: Limit = None,
     max_minutes: Minutes = None,
     strict: Strict = None,
+    autocast: Autocast = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.", rich_help_panel=TRAINING)] = None,
     epochs: Annotated[
         float | None, typer.Option(help="Or: passes over the captions.", rich_help_panel=TRAINING)
@@ -72,6 +74,7 @@ def search(  # noqa: PLR0913 – the signature is the list of options
     batch_size: Annotated[int | None, typer.Option(help="Items per step.", rich_help_panel=TRAINING)] = None,
     pairs_per_step: Annotated[int | None, typer.Option(help="Pairs per step.", rich_help_panel=TRAINING)] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak rate.", rich_help_panel=TRAINING)] = None,
+    baseline_seeds: Annotated[int | None, typer.Option(help="Seeds of its grid.", rich_help_panel=BASELINE)] = None,
     baseline_epochs: Annotated[float | None, typer.Option(help="Passes.", rich_help_panel=BASELINE)] = None,
     baseline_batch_size: Annotated[int | None, typer.Option(help="Items per step.", rich_help_panel=BASELINE)] = None,
     baseline_learning_rate: Annotated[float | None, typer.Option(help="Peak rate.", rich_help_panel=BASELINE)] = None,
@@ -120,6 +123,7 @@ def embed(  # noqa: PLR0913 – the signature is the list of options
     seed: Seed = None,
     limit: Limit = None,
     strict: Strict = None,
+    autocast: Autocast = None,
     config: Config = None,
     cache_dir: CacheDir = Path("cache"),
 ) -> None:
@@ -209,10 +213,15 @@ def _given(ctx: typer.Context) -> dict[str, Any]:
 
 
 def _from_record(record: Mapping[str, Any]) -> "SearchConfig":
-    from hyperalign.config import build
+    """The configuration, its tables of training fields looked at too: a slip in them is one sentence as well."""
+    from hyperalign.align.canonical import CanonicalConfig
+    from hyperalign.align.train import TrainConfig
+    from hyperalign.config import build, convert
     from hyperalign.search import SearchConfig
 
-    return build(SearchConfig, record)
+    tables: dict[str, type[Any]] = {"train": TrainConfig, "baseline": TrainConfig, "canonical": CanonicalConfig}
+    values = {name: convert(cls, record[name], where=f"{name}.") for name, cls in tables.items() if name in record}
+    return build(SearchConfig, {**record, **values})
 
 
 def _print_plan(wanted: "SearchConfig", cache_dir: Path, *, json: bool) -> None:

@@ -15,7 +15,7 @@ from jinja2 import Environment, StrictUndefined
 
 from hyperalign.run import Run, write_whole
 from hyperalign.show import words
-from hyperalign.show.view import ABOUT_RATIOS, Board, agreements, costs, draw_board, ratios
+from hyperalign.show.view import ABOUT_RATIOS, Board, agreements, costs, draw_board, ratios, totals
 
 __all__ = ["render_page", "write_page"]
 
@@ -48,6 +48,7 @@ def render_page(run: Run) -> str:
         marks=_marks(board),
         dash=words.NONE,
         ratios=ratios(run),
+        totals=totals(run),
     )
 
 

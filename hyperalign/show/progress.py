@@ -35,7 +35,7 @@ class Display:
         self._task: TaskID | None = None
         self._stage = ""
         self._since = self._told = self._last = time.monotonic()
-        self._done = 0
+        self._done = self._total = 0
 
     def __enter__(self) -> "Display":
         """Begin to show."""
@@ -57,7 +57,7 @@ class Display:
         now = time.monotonic()
         if stage != self._stage or done < self._done:
             self._begin(stage, done, total, now)
-        self._done = done
+        self._done, self._total = done, total
         rate = self._rate(now)
         if self._task is not None:
             self._bars.update(self._task, completed=done, total=total or None, rate=rate)
@@ -77,10 +77,10 @@ class Display:
     def _finish(self, done: int, now: float) -> None:
         """Leave one line behind."""
         spent = now - self._since
-        rate = self._rate(now)
-        self.say(
-            f"{self._stage}: {done:,}" + (f" in {duration(spent)}" if spent >= 0.1 else "") + (rate and f", {rate}")
-        )
+        took = f" in {duration(spent)}" if spent >= 0.1 else ""
+        one = self._total == 1
+        rate = "" if one else self._rate(now)
+        self.say(f"{self._stage}: {'done' if one else f'{done:,}'}{took}{rate and ', ' + rate}")
         if self._task is not None:
             self._bars.remove_task(self._task)
         self._task, self._stage, self._done, self._last = None, "", 0, now

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hyperalign.run import Run
-from hyperalign.show.view import ABOUT_RATIOS, Board, Cost, Row, agreements, costs, draw_board, ratios
+from hyperalign.show.view import ABOUT_RATIOS, Board, Cost, Row, agreements, costs, draw_board, ratios, totals
 from hyperalign.show.words import NONE, clean, count, duration, flops, points, size
 
 __all__ = ["agreement_table", "leaderboard_table", "ledger_table", "render_run"]
@@ -73,7 +73,7 @@ def leaderboard_table(board: Board, *, width: int, n_rows: int = N_ROWS) -> Grou
         _Column("latency", fact("latency_ms", lambda value: NONE if value != value else f"{value:.3g} ms"), goes=8),
         _Column("training", fact("train_flops", flops), goes=5),
     ]
-    title = f"{board.method}: {board.measure}"
+    title = f"{board.method}: {board.measure} on the test images; the order was chosen on validation"
     hidden = len(board.rows) - len(rows)
     more = [f"{hidden} more pairs in leaderboard.csv"] if hidden else []
     return _fit(title, columns, width=width, more=more)
@@ -107,7 +107,7 @@ def ledger_table(run: Run, *, width: int) -> Group:
         _Column("peak memory", [size(line.peak_bytes) for line in lines], goes=3),
         _Column("achieved", [_speed(line) for line in lines], goes=2),
     ]
-    more = ["* counts as the cost of a search: set-up + training + validation"]
+    more = ["* counts as the cost of a search: set-up + training + validation", totals(run)]
     peak = run.result.get("roofline", {}).get("flops_per_second")
     if peak:
         more.append(f"the best matrix product this machine showed in this run: {flops(peak)}/s")
@@ -158,7 +158,7 @@ def _decimals(value: float) -> str:
 
 
 def _ran(line: Cost) -> str:
-    return duration(line.seconds) if line.seconds else "not run"
+    return duration(line.seconds) if line.seconds else NONE
 
 
 def _speed(line: Cost) -> str:

@@ -13,9 +13,9 @@ import pandas as pd
 from hyperalign.ledger import SEARCH_STAGES
 from hyperalign.record import AgreementRecord
 from hyperalign.run import Run
-from hyperalign.show.words import clean, flops, times
+from hyperalign.show.words import clean, duration, flops, times
 
-__all__ = ["ABOUT_RATIOS", "Board", "Cost", "RatioView", "Row", "agreements", "costs", "draw_board", "ratios"]
+__all__ = ["ABOUT_RATIOS", "Board", "Cost", "RatioView", "Row", "agreements", "costs", "draw_board", "ratios", "totals"]
 
 ABOUT_RATIOS = (
     "A ratio is the cost of training every pair by the baseline over the cost of this search (set-up + training + "
@@ -64,12 +64,14 @@ class Board:
         measure: What the score is.
         others: The other methods, with their sides.
         rows: By position.
+        seed: Of the rows that are shown.
     """
 
     method: str
     measure: str
     others: tuple[str, ...]
     rows: tuple[Row, ...]
+    seed: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +82,7 @@ class Cost:
         method: Whose cost; empty where it is shared.
         stage: Stage of the ledger.
         flops: Sum.
-        seconds: Sum; 0 where the cost was computed and not run.
+        seconds: Sum; 0 where no time was booked.
         peak_bytes: Largest.
         in_search: Whether it is part of the cost of a search.
     """
@@ -122,6 +124,7 @@ def draw_board(run: Run) -> Board:
         measure="zero-shot top-1, %" if zero_shot else "mean recall@1, %",
         others=tuple(clean(name) for name in others),
         rows=tuple(rows),
+        seed=int(own["seed"].iloc[0]) if len(own) else 0,
     )
 
 
@@ -140,6 +143,18 @@ def costs(run: Run) -> list[Cost]:
             )
         )
     return found
+
+
+def totals(run: Run) -> str:
+    """What the search by the method that answers cost, and what everything in the run did."""
+    board, booked = draw_board(run), costs(run)
+    seed = f" · seed {board.seed}" if board.seed else ""
+    own = [line for line in booked if line.in_search and line.method == f"{board.method}{seed}"]
+    words = [
+        f"{flops(sum(line.flops for line in some))}, {duration(sum(line.seconds for line in some))}"
+        for some in (own, booked)
+    ]
+    return f"the search by {board.method}: {words[0]}; everything in this run: {words[1]}"
 
 
 def ratios(run: Run) -> list[RatioView]:

@@ -44,11 +44,13 @@ def size(n_bytes: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Time: 0.35 s; 12.5 s; 2 min 05 s; 3 h 20 min; – where unknown."""
+    """Time: 9 ms; 0.35 s; 12.5 s; 2 min 05 s; 3 h 20 min; – where unknown."""
     if seconds is None or math.isnan(seconds):
         return NONE
+    if seconds < 0.0995:
+        return f"{1000 * seconds:.0f} ms"
     if seconds < 59.95:
-        return f"{seconds:.3g} s" if seconds < 1 else f"{seconds:.1f} s"
+        return f"{seconds:.2f} s" if seconds < 0.995 else f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
         return f"{minutes} min {rest:02} s"
