@@ -229,7 +229,7 @@ def _probe(spec: EncoderSpec) -> dict[str, Any]:
     """Build the encoder and measure it; timm's need no weights for that."""
     if spec.loader == "rows":
         width = _row_width(spec)
-        return {"embed_dim": width, "n_params": spec.n_params or 0, "gflops": None}
+        return {"embed_dim": width, "n_params": spec.n_params, "gflops": None}
     from hyperalign.embed import encoders, networks, sentences
 
     if spec.modality == "text":

@@ -49,7 +49,7 @@ _NEEDS: dict[str, tuple[str, ...]] = {
     "timm": ("architecture",),
     "sentence-transformers": (),
     "python": ("factory", "input_size", "mean", "std"),
-    "rows": ("checkpoint",),
+    "rows": ("checkpoint", "n_params"),
 }
 _SIDES: dict[str, tuple[str, ...]] = {
     "timm": ("image",),
