@@ -1,12 +1,14 @@
 """What a search costs: FLOPs from shapes, seconds and bytes. Pure numbers, no libraries.
 
 One multiply–add is 2 FLOP. Formulas count matrix products, which is what `torch.utils.flop_counter` sees; a test
-holds each against the counter to the unit. Left out on both sides are sums, biases, norms, softmax and gathers.
+holds each against the counter to the unit. Left out on both sides are sums, biases, norms, softmax, gathers and
+products of a matrix and one vector.
 What the counter cannot see is listed here with a formula of its own: eigendecompositions (`eigh_flops`) and
 optimiser updates (`adamw_flops`).
 """
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import NamedTuple
 
 SEARCH_STAGES = ("set-up", "training", "validation")
@@ -74,18 +76,22 @@ def adamw_flops(n_params: int, n_steps: int = 1) -> int:
     return 14 * n_params * n_steps
 
 
-def infonce_flops(batch: int, dim: int, *, both_sides: bool = False) -> int:
-    """FLOPs of the logits' products of one training step: forward, and a gradient for each side that has one."""
-    return (3 if both_sides else 2) * matmul_flops(batch, dim, batch)
+def infonce_flops(batch: int, dim: int, *, both_sides: bool = False, tiled: bool = False) -> int:
+    """FLOPs of the logits' products of one training step.
+
+    Forward, and a gradient for each side that has one; in tiles the logits are computed again for the gradient.
+    """
+    return (2 + both_sides + tiled) * matmul_flops(batch, dim, batch)
 
 
-def connector_step_flops(batch: int, d_txt: int, d_img: int) -> int:
+def connector_step_flops(batch: int, d_txt: int, d_img: int, *, tiled: bool = False) -> int:
     """FLOPs of one training step of one linear connector on cached embeddings: 4·B·D_img·(D_txt + B).
 
     Forward and weight gradient of the map, then the logits' forward and the gradient to the mapped side. The usual
-    factor of three is two here: both inputs are cached, so no gradient flows back to them.
+    factor of three is two here: both inputs are cached, so no gradient flows back to them. A batch whose loss is
+    computed in tiles has the logits once more.
     """
-    return 2 * matmul_flops(batch, d_txt, d_img) + infonce_flops(batch, d_img)
+    return 2 * matmul_flops(batch, d_txt, d_img) + infonce_flops(batch, d_img, tiled=tiled)
 
 
 def mlp_step_flops(n_rows: int, widths: tuple[int, ...], *, input_grad: bool) -> int:
@@ -96,24 +102,29 @@ def mlp_step_flops(n_rows: int, widths: tuple[int, ...], *, input_grad: bool) ->
         widths: Input, hidden and output widths.
         input_grad: Whether the input is learned too (codes) or data.
     """
-    forward = [matmul_flops(n_rows, a, b) for a, b in zip(widths, widths[1:], strict=False)]
+    forward = [matmul_flops(n_rows, a, b) for a, b in pairwise(widths)]
     return 3 * sum(forward) - (0 if input_grad else forward[0])
 
 
-def similarity_flops(n_captions: int, n_images: int, r_txt: int, r_img: int) -> int:
-    """FLOPs of all similarities of one pair, in the cheaper of the two orders.
+def mapped_flops(n_captions: int, n_images: int, r_txt: int, r_img: int, *, n_reads: int = 1) -> int:
+    """FLOPs of all similarities of one pair, the captions mapped first: 2·n_c·r_t·r_i + 2·n_c·n_i·r_i, each time."""
+    return n_reads * (matmul_flops(n_captions, r_txt, r_img) + matmul_flops(n_captions, r_img, n_images))
 
-    Mapping the captions first costs 2·n_c·r_t·r_i + 2·n_c·n_i·r_i. Pulling the images back costs
-    2·n_i·r_i·r_t + 2·n_c·n_i·r_t, and the norms of the mapped captions a Gram matrix, 2·r_i·r_t² + 2·n_c·r_t².
+
+def pulled_flops(n_captions: int, n_images: int, r_txt: int, r_img: int, *, n_reads: int = 1) -> int:
+    """FLOPs of the same, the images pulled back to the captions' space.
+
+    Pulling back costs 2·n_i·r_i·r_t and the Gram matrix for the norms of the mapped captions 2·r_i·r_t², both once;
+    each time the similarities are read 2·n_c·n_i·r_t + 2·n_c·r_t² are added.
     """
-    mapped = matmul_flops(n_captions, r_txt, r_img) + matmul_flops(n_captions, r_img, n_images)
-    pulled = (
-        matmul_flops(n_images, r_img, r_txt)
-        + matmul_flops(n_captions, r_txt, n_images)
-        + matmul_flops(r_txt, r_img, r_txt)
-        + matmul_flops(n_captions, r_txt, r_txt)
-    )
-    return min(mapped, pulled)
+    once = matmul_flops(n_images, r_img, r_txt) + matmul_flops(r_txt, r_img, r_txt)
+    return once + n_reads * (matmul_flops(n_captions, r_txt, n_images) + matmul_flops(n_captions, r_txt, r_txt))
+
+
+def similarity_flops(n_captions: int, n_images: int, r_txt: int, r_img: int, *, n_reads: int = 1) -> int:
+    """FLOPs of all similarities of one pair in the cheaper of the two orders, read so many times."""
+    shape = (n_captions, n_images, r_txt, r_img)
+    return min(mapped_flops(*shape, n_reads=n_reads), pulled_flops(*shape, n_reads=n_reads))
 
 
 def published_ape_epoch_flops(n_items: int, batch: int, *, d_txt: int = 768, d_img: int = 384) -> int:

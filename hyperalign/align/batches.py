@@ -11,11 +11,10 @@ from hyperalign.align.grid import PairIndex
 
 
 class Sampler:
-    """Batches of captions with distinct pictures, without end and without repeats inside an epoch.
+    """Batches of captions with next to no two of one picture, without end and without repeats inside an epoch.
 
-    An epoch goes through every caption once, in rounds: each round takes one caption not yet used of every picture,
-    in random order. So two captions of one picture meet in a batch only where it spans two rounds, and there are
-    next to no false negatives.
+    An epoch goes through every caption once. A picture's c captions are spread evenly over it, one at random in each
+    c-th part, so that two of them rarely meet in a batch, where they would be each other's false negatives.
     """
 
     def __init__(self, owner: NDArray[np.int64], batch_size: int, seed: int) -> None:
@@ -48,7 +47,7 @@ class Sampler:
         by_owner = shuffled[np.argsort(self.owner[shuffled], kind="stable")]
         counts = np.bincount(self.owner)
         turn = np.arange(len(by_owner)) - np.repeat(np.cumsum(counts) - counts, counts)
-        return by_owner[np.lexsort((self._rng.random(len(by_owner)), turn))]
+        return by_owner[np.argsort((turn + self._rng.random(len(by_owner))) / np.repeat(counts, counts))]
 
 
 class PairOrder:

@@ -14,7 +14,7 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hyperalign.align.grid import Rows, blocks, to_float
+from hyperalign.align.grid import BLOCK, Rows, blocks, to_float
 from hyperalign.ledger import matmul_flops
 
 
@@ -44,12 +44,10 @@ class CanonicalConfig:
 
     def __post_init__(self) -> None:
         """Refuse values no run could use."""
-        if self.rank < 1:
-            raise ValueError(f"rank must be at least 1, got {self.rank}")
-        if self.shared_rank < 1:
-            raise ValueError(f"shared_rank must be at least 1, got {self.shared_rank}")
-        if self.n_folds < 2:
-            raise ValueError(f"n_folds must be at least 2, got {self.n_folds}")
+        least = {"rank": 1, "shared_rank": 1, "n_folds": 2, "image_power": 0, "max_features": 0, "store_bytes": 0}
+        for name, low in least.items():
+            if not getattr(self, name) >= low:
+                raise ValueError(f"{name} must be at least {low}, got {getattr(self, name)}")
         if not self.ridge > 0:
             raise ValueError(f"ridge must be above 0, got {self.ridge}")
 
@@ -113,15 +111,15 @@ def find_moments(rows: Rows, ok: NDArray[np.bool_], *, normalise: bool, max_feat
     chosen = np.flatnonzero(ok)
     if not len(chosen):
         raise ValueError(f"an encoder needs usable rows; all {len(ok)} are NaN, Inf or zero")
-    first = _prepared(to_float(rows[chosen[:4096]]), normalise)
+    first = _prepared(to_float(rows[chosen[:BLOCK]]), normalise)
     features = torch.arange(first.shape[1])
     if max_features and len(features) > max_features:
         features = first.var(0, unbiased=False).topk(max_features).indices.sort().values
     shift = first[:, features].mean(0)
     total = torch.zeros(len(features), dtype=torch.float64)
     square = torch.zeros(len(features), len(features), dtype=torch.float64)
-    for start in range(0, len(chosen), 4096):
-        block = first if start == 0 else _prepared(to_float(rows[chosen[start : start + 4096]]), normalise)
+    for start in range(0, len(chosen), BLOCK):
+        block = first if start == 0 else _prepared(to_float(rows[chosen[start : start + BLOCK]]), normalise)
         block = block[:, features] - shift
         total += block.sum(0, dtype=torch.float64)
         square += (block.T @ block).double()

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hyperalign.align.canonical import Canonical, CanonicalConfig, Coordinates, find_canonical, find_moments
-from hyperalign.align.grid import BLOCK, Grid, Rows
+from hyperalign.align.grid import BLOCK, Grid, Rows, check_pictures
 from hyperalign.align.solution import Solution
 from hyperalign.ledger import covariance_flops, eigh_flops, matmul_flops
 
@@ -48,7 +48,11 @@ def build_canonical_grid(grid: Grid, config: CanonicalConfig) -> CanonicalGrid:
 
     Image moments are taken over pictures, text moments over captions, and cross-products over pictures with the mean
     of their captions' coordinates (the same number, as much cheaper as a picture has captions).
+
+    Raises:
+        ValueError: If there are fewer than two pictures, or an encoder has no usable row.
     """
+    check_pictures(grid)
     widths = [rows.shape[1] for rows in (*grid.images, *grid.texts)]
     if config.max_features:
         widths = [min(width, config.max_features) for width in widths]
@@ -65,12 +69,17 @@ def build_canonical_grid(grid: Grid, config: CanonicalConfig) -> CanonicalGrid:
 
     images = [whiten(rows, ok) for rows, ok in zip(grid.images, grid.image_ok, strict=True)]
     texts = [whiten(rows, ok) for rows, ok in zip(grid.texts, grid.text_ok, strict=True)]
-    folds, cross_flops = find_cross(grid, images, texts, n_folds=min(config.n_folds, max(2, grid.n_images)))
+    folds, cross_flops = find_cross(grid, images, texts, n_folds=count_folds(grid.n_images, config))
     cross, held_out, turn_flops = _turn(images, texts, folds, grid.n_images, config)
     flops += cross_flops + turn_flops + sum(c.flops for c in (*images, *texts))
     for coordinates in (*images, *texts):
         coordinates.flops = 0  # booked; what is projected from here on belongs to who asks for it
     return CanonicalGrid(images, texts, cross, held_out, flops)
+
+
+def count_folds(n_images: int, config: CanonicalConfig) -> int:
+    """Parts of the pictures, K: as asked for, or as many as have two pictures each, at least two."""
+    return min(config.n_folds, max(2, n_images // 2))
 
 
 def find_cross(grid: Grid, images: list[Coordinates], texts: list[Coordinates], *, n_folds: int) -> tuple[Tensor, int]:
@@ -88,8 +97,7 @@ def find_cross(grid: Grid, images: list[Coordinates], texts: list[Coordinates], 
     flops, step = 0, BLOCK - BLOCK % n_folds
     for first in range(0, grid.n_images, step):
         last = min(first + step, grid.n_images)
-        captions = slice(int(ends[first - 1]) if first else 0, int(ends[last - 1]))
-        owner = torch.from_numpy(grid.owner[captions] - first)
+        captions = range(int(ends[first - 1]) if first else 0, int(ends[last - 1]))
         image = torch.cat(
             [
                 c[first:last][:, :r] * _column(ok[first:last])
@@ -98,8 +106,7 @@ def find_cross(grid: Grid, images: list[Coordinates], texts: list[Coordinates], 
             1,
         )
         for j, (coordinates, ok) in enumerate(zip(texts, grid.text_ok, strict=True)):
-            rows = coordinates[captions][:, : r_txt[j]] * _column(ok[captions])
-            text = _mean_by_owner(rows, ok[captions], owner, last - first)
+            text = _mean_by_owner(coordinates, ok, grid.owner, captions)[:, : r_txt[j]]
             for k in range(n_folds):  # one product of all image encoders with one text encoder
                 parts = (image[k::n_folds].T @ text[k::n_folds]).split(r_img)
                 for i, part in enumerate(parts):
@@ -112,7 +119,7 @@ def _turn(
     images: list[Coordinates], texts: list[Coordinates], folds: Tensor, n_images: int, config: CanonicalConfig
 ) -> tuple[Tensor, Tensor, int]:
     """Turn all coordinates to what the other side predicts; connectors between the turned ones, and FLOPs."""
-    n_folds, n_img, n_txt, rank, _ = folds.shape
+    _, n_img, n_txt, rank, _ = folds.shape
     r = min(config.shared_rank, rank)
     cross = folds.sum(0) / n_images
     on_image = [_directions(torch.cat(list(cross[i]), 1), r) for i in range(n_img)]
@@ -122,32 +129,55 @@ def _turn(
     for coordinates, (basis, _) in zip(texts, on_text, strict=True):
         coordinates.turn(basis)
     left, right = torch.stack([b for b, _ in on_image]), torch.stack([b for b, _ in on_text])
-    counts = torch.tensor([len(range(k, n_images, n_folds)) for k in range(n_folds)])
-    turned = torch.stack([left.mT.unsqueeze(1) @ fold @ right.unsqueeze(0) for fold in folds])
-    total = turned.sum(0)
-    seen = (n_images - counts).clamp_min(1)
-    held_out = torch.stack([(total - part) / count for part, count in zip(turned, seen, strict=True)])
+    turned = folds.new_empty(*folds.shape[:3], r, r)
+    for part, fold in zip(turned, folds, strict=True):
+        part.copy_(left.mT.unsqueeze(1) @ fold @ right.unsqueeze(0))
     flops = (n_img + n_txt) * eigh_flops(rank) + 2 * n_img * n_txt * matmul_flops(rank, rank, rank)
-    flops += n_folds * n_img * n_txt * (matmul_flops(r, rank, rank) + matmul_flops(r, rank, r))
-    return total / n_images, held_out, flops
+    flops += len(folds) * n_img * n_txt * (matmul_flops(r, rank, rank) + matmul_flops(r, rank, r))
+    return *leave_one_out(turned, n_images), flops
+
+
+def leave_one_out(folds: Tensor, n_images: int) -> tuple[Tensor, Tensor]:
+    """Means over all pictures, and over all but those of each fold.
+
+    Args:
+        folds: (K, ...) sums over the pictures with index ≡ k modulo K; written over.
+        n_images: Pictures in all.
+
+    Returns:
+        (...) and (K, ...).
+    """
+    n_folds = len(folds)
+    left = torch.tensor([n_images - len(range(k, n_images, n_folds)) for k in range(n_folds)])
+    total = folds.sum(0)
+    held_out = folds.neg_().add_(total).div_(left.clamp_min(1).view(-1, *[1] * total.ndim))
+    return total / n_images, held_out
 
 
 def _directions(stacked: Tensor, r: int) -> tuple[Tensor, Tensor]:
     """Left singular vectors (R, r) of stacked cross-covariances and their root-mean-square strengths (r,)."""
+    stacked = stacked.double()  # in float32 the zeros past an encoder's own rank drown in rounding
     values, vectors = torch.linalg.eigh(stacked @ stacked.T)
     values, vectors = values.flip(0)[:r].clamp_min(0), vectors.flip(1)[:, :r]
-    dead = values <= 1e-10 * values[0].clamp_min(1e-30)  # past the encoder's own rank: keep its zeros exact
-    return vectors.masked_fill(dead, 0.0), values.sqrt()
+    dead = values <= 1e-10 * values[0].clamp_min(1e-30)
+    return vectors.masked_fill(dead, 0.0).float(), values.sqrt().float()
 
 
 def _column(mask: NDArray[np.bool_]) -> Tensor:
     return torch.from_numpy(mask).float().unsqueeze(1)
 
 
-def _mean_by_owner(rows: Tensor, ok: NDArray[np.bool_], owner: Tensor, n_images: int) -> Tensor:
-    """(n_images, R) mean of each picture's usable captions; zeros where it has none."""
-    total = torch.zeros(n_images, rows.shape[1]).index_add_(0, owner, rows)
-    count = torch.zeros(n_images).index_add_(0, owner, torch.from_numpy(ok).float())
+def _mean_by_owner(
+    coordinates: Coordinates, ok: NDArray[np.bool_], owner: NDArray[np.int64], captions: range
+) -> Tensor:
+    """Mean of each picture's usable captions, (n, R) over the n pictures that own these captions; zeros for none."""
+    first, n_images = owner[captions.start], owner[captions.stop - 1] + 1 - owner[captions.start]
+    total, count = torch.zeros(n_images, coordinates.canonical.projection.shape[1]), torch.zeros(n_images)
+    for start in range(captions.start, captions.stop, BLOCK):
+        part = slice(start, min(start + BLOCK, captions.stop))
+        to, counted = torch.from_numpy(owner[part] - first), _column(ok[part])
+        total.index_add_(0, to, coordinates[part] * counted)
+        count.index_add_(0, to, counted[:, 0])
     return total / count.clamp_min(1).unsqueeze(1)
 
 

@@ -9,6 +9,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the field's name for it)
 from torch import Tensor
 
+_HIDDEN = -1e4  # a logit that adds nothing: e^-1e4 is 0, where -inf would make NaN
+TILE = 1024  # rows of the logits held at a time
+MAX_LOGITS = 2**28  # logits of a step kept whole, 1 GiB as float32; more are made in tiles
+
 
 class Connector(NamedTuple):
     """Parameters of P linear maps from text space to image space.
@@ -63,8 +67,7 @@ def infonce(image: Tensor, text: Tensor, logit_scale: Tensor, valid: Tensor | No
     if valid is None:
         total = logits.logsumexp(2) + logits.logsumexp(1) - 2 * diagonal
         return total.mean(1) / 2
-    hidden = ~valid
-    logits = logits.masked_fill(hidden.unsqueeze(1) | hidden.unsqueeze(2), -1e4)  # e^-1e4 is 0; -inf would make NaN
+    logits = logits.masked_fill(_hidden(valid, slice(None)), _HIDDEN)
     total = logits.logsumexp(2) + logits.logsumexp(1) - 2 * diagonal
     return (total * valid).sum(1) / (2 * valid.sum(1).clamp_min(1))
 
@@ -93,52 +96,84 @@ class _TiledInfoNCE(torch.autograd.Function):
     """InfoNCE without its B×B logits: tiles are made, used and made again for the gradient."""
 
     @staticmethod
-    def forward(ctx: Any, image: Tensor, text: Tensor, logit_scale: Tensor, tile: int) -> Tensor:
+    def forward(ctx: Any, image: Tensor, text: Tensor, logit_scale: Tensor, valid: Tensor, tile: int) -> Tensor:
         """(P,) losses; keeps both rows of log-sum-exps, (P, B) each."""
-        n_rows = image.shape[1]
         over_text = image.new_empty(image.shape[:2])
         over_image = image.new_full(image.shape[:2], -torch.inf)
-        for start in range(0, n_rows, tile):
-            logits = logit_scale * (image[:, start : start + tile] @ text.mT)
-            over_text[:, start : start + tile] = logits.logsumexp(2)
+        for start in range(0, image.shape[1], tile):
+            rows = slice(start, start + tile)
+            logits = logit_scale * (image[:, rows] @ text.mT)
+            logits.masked_fill_(_hidden(valid, rows), _HIDDEN)
+            over_text[:, rows] = logits.logsumexp(2)
             over_image = torch.logaddexp(over_image, logits.logsumexp(1))
-        ctx.save_for_backward(image, text, logit_scale, over_text, over_image)
+        ctx.save_for_backward(image, text, logit_scale, valid, over_text, over_image)
         ctx.tile = tile
         matched = logit_scale.reshape(-1, 1) * (image * text).sum(2)
-        return (over_text + over_image - 2 * matched).mean(1) / 2
+        total = (over_text + over_image - 2 * matched).masked_fill(~valid, 0.0)
+        return total.sum(1) / (2 * valid.sum(1).clamp_min(1))
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        """Gradients of rows and scale, tile by tile."""
-        image, text, scale, over_text, over_image = ctx.saved_tensors
-        weight = (grads[0] / (2 * image.shape[1]))[:, None, None]
-        grad_image, grad_text = torch.zeros_like(image), torch.zeros_like(text)
-        grad_scale = torch.zeros_like(grads[0])
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+        """Gradients of rows and scale, tile by tile; of the sides that have one."""
+        image, text, scale, valid, over_text, over_image = ctx.saved_tensors
+        to_image, to_text, to_scale = ctx.needs_input_grad[:3]
+        weight = (grads[0] / (2 * valid.sum(1).clamp_min(1)))[:, None, None]
+        grad_image, grad_text, grad_scale = torch.zeros_like(image), torch.zeros_like(text), torch.zeros_like(grads[0])
         for start in range(0, image.shape[1], ctx.tile):
             rows = slice(start, start + ctx.tile)
             cosine = image[:, rows] @ text.mT
             logits = scale * cosine
             inner = (logits - over_text[:, rows, None]).exp() + (logits - over_image[:, None, :]).exp()
             inner.diagonal(offset=start, dim1=1, dim2=2).sub_(2)
-            inner *= weight
+            inner = (inner * weight).masked_fill_(_hidden(valid, rows), 0.0)
             grad_scale += (inner * cosine).sum((1, 2))
-            grad_image[:, rows] = (scale * inner) @ text
-            grad_text += (scale * inner).mT @ image[:, rows]
-        grad_scale = grad_scale.reshape(scale.shape) if scale.numel() > 1 else grad_scale.sum().reshape(scale.shape)
-        return grad_image, grad_text, grad_scale, None
+            inner *= scale
+            if to_image:
+                grad_image[:, rows] = inner @ text
+            if to_text:
+                grad_text += inner.mT @ image[:, rows]
+        by_pair = grad_scale if scale.numel() > 1 else grad_scale.sum()
+        return (
+            grad_image if to_image else None,
+            grad_text if to_text else None,
+            by_pair.reshape(scale.shape) if to_scale else None,
+            None,
+            None,
+        )
 
 
-def tiled_infonce(image: Tensor, text: Tensor, logit_scale: Tensor, *, tile: int = 1024) -> Tensor:
+def _hidden(valid: Tensor, rows: slice) -> Tensor:
+    """(P, tile, B), True where the image or the text of a similarity does not count."""
+    return ~(valid[:, rows, None] & valid[:, None, :])
+
+
+def tiled_infonce(
+    image: Tensor, text: Tensor, logit_scale: Tensor, valid: Tensor | None = None, *, tile: int = TILE
+) -> Tensor:
     """`infonce` in memory P·tile·B instead of P·B²; costs one more product of the logits.
 
     Args:
         image: (P, B, D), unit rows.
         text: (P, B, D), unit rows.
         logit_scale: s; scalar or (P, 1, 1).
+        valid: (P, B), False where an item is neither query nor candidate; None for all.
         tile: Rows of the logits held at a time.
 
     Returns:
         (P,) mean losses in nats.
     """
-    loss: Tensor = _TiledInfoNCE.apply(image, text, logit_scale, tile)
+    if valid is None:
+        valid = torch.ones(image.shape[:2], dtype=torch.bool, device=image.device)
+    loss: Tensor = _TiledInfoNCE.apply(image, text, logit_scale, valid, tile)
     return loss
+
+
+def contrastive(image: Tensor, text: Tensor, logit_scale: Tensor, valid: Tensor | None = None) -> Tensor:
+    """`infonce`, in tiles where the logits of all pairs together would not fit `MAX_LOGITS`."""
+    loss = tiled_infonce if is_tiled(*image.shape[:2]) else infonce
+    return loss(image, text, logit_scale, valid)
+
+
+def is_tiled(n_pairs: int, batch: int) -> bool:
+    """Whether the loss of a step is computed in tiles."""
+    return n_pairs * batch**2 > MAX_LOGITS

@@ -16,6 +16,7 @@ from torch import Tensor
 PairIndex = tuple[int, int]  # which image and which text encoder
 
 BLOCK = 4096  # rows read at a time: 12 MB of float32 at width 768
+KEEP_BYTES = 256 * 2**20  # of a table that is kept in memory as float32; of a side whose tables are used at once
 
 
 class Rows(Protocol):
@@ -94,11 +95,18 @@ def build_grid(images: list[Rows], texts: list[Rows], owner: NDArray[np.int64]) 
     """Look once through all rows for unusable ones and put the tables together.
 
     Raises:
-        ValueError: Where a table's length does not fit the items, or a row count is zero.
+        ValueError: Where a side has no encoder, a table's length does not fit the items, or captions are not in the
+            order of their pictures.
     """
     n_images = int(owner.max()) + 1 if len(owner) else 0
     if n_images == 0:
         raise ValueError("a grid needs at least one picture with a caption, got none")
+    if not images or not texts:
+        raise ValueError(
+            f"a grid needs an encoder on each side, got {len(images)} for images and {len(texts)} for texts"
+        )
+    if owner[0] != 0 or not np.isin(np.diff(owner), (0, 1)).all():
+        raise ValueError("captions must stand in the order of their pictures, each picture with at least one")
     for kind, tables, n_rows in (("image", images, n_images), ("text", texts, len(owner))):
         for k, rows in enumerate(tables):
             if rows.shape[0] != n_rows:
@@ -106,6 +114,16 @@ def build_grid(images: list[Rows], texts: list[Rows], owner: NDArray[np.int64]) 
     image_ok = np.stack([usable(rows) for rows in images])
     text_ok = np.stack([usable(rows) for rows in texts])
     return Grid(images=tuple(images), texts=tuple(texts), owner=owner, image_ok=image_ok, text_ok=text_ok)
+
+
+def check_pictures(grid: Grid) -> None:
+    """Refuse a grid that nothing can be learned from.
+
+    Raises:
+        ValueError: If there are fewer than two pictures.
+    """
+    if grid.n_images < 2:
+        raise ValueError(f"training needs at least 2 pictures to tell apart, got {grid.n_images}")
 
 
 def usable(rows: Rows) -> NDArray[np.bool_]:
@@ -130,7 +148,7 @@ def to_float(rows: NDArray[Any]) -> Tensor:
 class Gather:
     """Float32 batches of one table: kept in memory where it is small, else read from the table each time."""
 
-    def __init__(self, rows: Rows, *, keep_bytes: int = 256 * 2**20) -> None:
+    def __init__(self, rows: Rows, *, keep_bytes: int = KEEP_BYTES) -> None:
         """Nothing is read yet; at the first batch everything, if it takes at most `keep_bytes` as float32."""
         self.rows = rows
         self._small = 4 * rows.shape[0] * rows.shape[1] <= keep_bytes

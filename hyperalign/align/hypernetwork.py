@@ -5,7 +5,9 @@ encoder: N + M emissions serve N×M pairs. `SlicedNetwork` (the poster's) emits 
 encoder from the mean of a batch of its embeddings, and each encoder takes a slice.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -63,9 +65,31 @@ def transform_step_flops(batch: int, rank: int, k: int) -> int:
     return 5 * matmul_flops(batch, rank, k)
 
 
-def _linear(d_in: int, d_out: int) -> nn.Linear:
-    """A layer whose values are not drawn yet, so that the global generator is left alone."""
-    return nn.utils.skip_init(nn.Linear, d_in, d_out)
+def _layers(widths: Sequence[int]) -> list[nn.Linear]:
+    """Layers whose values are not drawn yet, so that the global generator is left alone."""
+    return [nn.utils.skip_init(nn.Linear, a, b) for a, b in pairwise(widths)]
+
+
+def _draw(layer: nn.Linear, generator: torch.Generator, *, bias: bool) -> None:
+    """Values uniform in ±1/√D_in, as in `torch.nn.Linear`; a bias of zeros on request."""
+    bound = layer.in_features**-0.5
+    with torch.no_grad():
+        layer.weight.uniform_(-bound, bound, generator=generator)
+        if bias:
+            layer.bias.uniform_(-bound, bound, generator=generator)
+        else:
+            layer.bias.zero_()
+
+
+def _mlp(layers: Sequence[nn.Linear]) -> nn.Sequential:
+    """The layers with a GELU between each two."""
+    first, *rest = layers
+    return nn.Sequential(first, *(module for layer in rest for module in (nn.GELU(), layer)))
+
+
+def _emit_flops(n_rows: int, widths: Sequence[int]) -> int:
+    """FLOPs of one forward pass of an MLP."""
+    return sum(matmul_flops(n_rows, a, b) for a, b in pairwise(widths))
 
 
 class ResidualNetwork(nn.Module):
@@ -79,7 +103,7 @@ class ResidualNetwork(nn.Module):
         """Make codes and layers.
 
         Args:
-            alive: (N + M, R), True where a coordinate of an encoder is not always zero; a transform keeps the others so.
+            alive: (N + M, R), False where a coordinate of an encoder is always zero; a transform keeps it so.
             n_image: Image encoders, N.
             config: Widths.
             generator: Seeds codes and layers.
@@ -94,20 +118,15 @@ class ResidualNetwork(nn.Module):
         self.register_buffer("alive", alive)
         rank = self.rank
         self.widths = (config.code_dim + 1, *config.hidden, rank * (1 + 2 * self.k))
-        self.layers = nn.ModuleList(_linear(a, b) for a, b in zip(self.widths, self.widths[1:], strict=False))
-        self._initialise(generator)
-
-    @torch.no_grad()
-    def _initialise(self, generator: torch.Generator) -> None:
-        *hidden, last = self.layers
-        for layer in hidden:
-            bound = layer.in_features**-0.5  # type: ignore[operator]
-            layer.weight.uniform_(-bound, bound, generator=generator)  # type: ignore[operator, union-attr]
-            layer.bias.zero_()  # type: ignore[operator, union-attr]
-        last.weight.zero_()  # type: ignore[operator, union-attr]
-        last.bias.zero_()  # type: ignore[operator, union-attr]
-        right = last.bias[-self.rank * self.k :]  # type: ignore[index]
-        right.normal_(std=self.rank**-0.5, generator=generator)  # W alone is not zero, so that U has a gradient
+        layers = _layers(self.widths)
+        for layer in layers[:-1]:
+            _draw(layer, generator, bias=False)
+        with torch.no_grad():
+            layers[-1].weight.zero_()
+            layers[-1].bias.zero_()
+            right = layers[-1].bias[-rank * self.k :]
+            right.normal_(std=rank**-0.5, generator=generator)  # W alone is not zero, so that U has a gradient
+        self.mlp = _mlp(layers)
 
     def forward(self, encoders: Tensor) -> Transform:
         """Transforms of some encoders.
@@ -118,11 +137,8 @@ class ResidualNetwork(nn.Module):
         Returns:
             E transforms.
         """
-        side: Tensor = self.get_buffer("side")
-        hidden = torch.cat([self.codes[encoders], side[encoders]], 1)
-        for layer in self.layers[:-1]:
-            hidden = nn.functional.gelu(layer(hidden))
-        gain, left, right = self.layers[-1](hidden).split([self.rank, self.rank * self.k, self.rank * self.k], 1)
+        out: Tensor = self.mlp(torch.cat([self.codes[encoders], self.get_buffer("side")[encoders]], 1))
+        gain, left, right = out.split([self.rank, self.rank * self.k, self.rank * self.k], 1)
         shape = (len(encoders), self.rank, self.k)
         alive = self.get_buffer("alive")[encoders].unsqueeze(2)
         return Transform(gain, left.reshape(shape) * alive, right.reshape(shape))
@@ -133,7 +149,7 @@ class ResidualNetwork(nn.Module):
 
     def emit_flops(self, n_encoders: int) -> int:
         """FLOPs of one emission, forward alone."""
-        return sum(matmul_flops(n_encoders, a, b) for a, b in zip(self.widths, self.widths[1:], strict=False))
+        return _emit_flops(n_encoders, self.widths)
 
 
 def fold_into(projection: Tensor, by: Transform, encoder: int) -> Tensor:
@@ -168,21 +184,15 @@ class SlicedNetwork(nn.Module):
         """
         super().__init__()
         self.d_max, self.d_txt = d_max, d_txt
-        self.widths = (32, 128, 512, d_max * d_txt + d_max)
-        self.condition = _linear(d_max, 32)
-        self.layers = nn.ModuleList(_linear(a, b) for a, b in zip(self.widths, self.widths[1:], strict=False))
-        with torch.no_grad():
-            for layer in (self.condition, *self.layers):
-                bound = layer.in_features**-0.5  # type: ignore[operator]
-                layer.weight.uniform_(-bound, bound, generator=generator)  # type: ignore[operator, union-attr]
-                layer.bias.uniform_(-bound, bound, generator=generator)  # type: ignore[operator, union-attr]
+        self.widths = (d_max, 32, 128, 512, d_max * d_txt + d_max)
+        condition, *layers = _layers(self.widths)
+        for layer in (condition, *layers):
+            _draw(layer, generator, bias=True)
+        self.condition, self.mlp = condition, _mlp(layers)
 
     def forward(self, means: Tensor) -> Tensor:
         """(E, D_max) padded means -> (E, Q) outputs, to be cut by `slice_connector`."""
-        hidden = self.condition(means)
-        for layer in self.layers[:-1]:
-            hidden = nn.functional.gelu(layer(hidden))
-        out: Tensor = self.layers[-1](hidden)
+        out: Tensor = self.mlp(self.condition(means))
         return out
 
     def slice_connector(self, out: Tensor, d_img: int) -> Connector:
@@ -193,4 +203,8 @@ class SlicedNetwork(nn.Module):
 
     def step_flops(self, n_encoders: int) -> int:
         """FLOPs of one emission for `n_encoders` encoders, forward and backward."""
-        return mlp_step_flops(n_encoders, (self.d_max, *self.widths), input_grad=False)
+        return mlp_step_flops(n_encoders, self.widths, input_grad=False)
+
+    def emit_flops(self, n_encoders: int) -> int:
+        """FLOPs of one emission, forward alone."""
+        return _emit_flops(n_encoders, self.widths)

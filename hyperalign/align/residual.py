@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hyperalign.align.batches import FoldSampler, PairOrder, valid_items
 from hyperalign.align.closed_form import CanonicalGrid, canonical_solution
-from hyperalign.align.connectors import infonce
+from hyperalign.align.connectors import contrastive, is_tiled
 from hyperalign.align.grid import Grid
 from hyperalign.align.hypernetwork import (
     ResidualConfig,
@@ -57,18 +57,19 @@ class _ResidualLearner:
         mapped = text[j_to] @ self.canonical.held_out[fold, pairs[:, 0], pairs[:, 1]].mT
         valid = valid_items(self.grid.image_ok[pairs[:, 0]][:, pictures], self.grid.text_ok[pairs[:, 1]][:, captions])
         scale = self.log_scale.exp().clamp_max(MAX_LOGIT_SCALE)
-        losses = infonce(F.normalize(image, dim=2)[i_to], F.normalize(mapped, dim=2), scale, valid)
+        losses = contrastive(F.normalize(image, dim=2)[i_to], F.normalize(mapped, dim=2), scale, valid)
         return losses.mean(), self.step_flops(len(captions), len(pairs), len(i_used) + len(j_used))
 
     def step_flops(self, batch: int, n_pairs: int, n_encoders: int) -> int:
         """FLOPs of one step, projections to canonical coordinates not in it."""
         rank, k = self.network.rank, self.network.k
-        per_pair = 2 * matmul_flops(batch, rank, rank) + infonce_flops(batch, rank, both_sides=True)
+        logits = infonce_flops(batch, rank, both_sides=True, tiled=is_tiled(n_pairs, batch))
+        per_pair = 2 * matmul_flops(batch, rank, rank) + logits
         per_encoder = transform_step_flops(batch, rank, k)
         return n_pairs * per_pair + n_encoders * per_encoder + self.network.step_flops(n_encoders)
 
 
-def solve_residual(
+def solve_residual(  # noqa: PLR0913 - what is trained, how, and who watches
     grid: Grid,
     canonical: CanonicalGrid,
     config: TrainConfig = RESIDUAL,
@@ -88,6 +89,7 @@ def solve_residual(
         config: How to train.
         network: Shape of the hypernetwork.
         validate: Score of a solution on validation in per cent; the best seen state wins, the closed form included.
+            Every look emits all transforms, and so much is booked.
         progress: Called with steps done and steps in all.
         should_stop: True ends the training.
     """
@@ -95,15 +97,17 @@ def solve_residual(
     alive = torch.stack([c.projection.ne(0).any(0) for c in whitenings])
     net = ResidualNetwork(alive, grid.shape[0], network or ResidualConfig(), torch.Generator().manual_seed(config.seed))
     learner = _ResidualLearner(grid, canonical, net, config)
-    before = _projected(canonical)
+    before, emissions = _projected(canonical), 0
 
     def emit() -> Solution:
+        nonlocal emissions
+        emissions += 1
         with torch.no_grad():
             every = net(torch.arange(len(whitenings)))
             moved = [c._replace(projection=fold_into(c.projection, every, e)) for e, c in enumerate(whitenings)]
         flops = net.emit_flops(len(moved)) + sum(2 * matmul_flops(len(c.mean), net.rank, net.k) for c in moved)
         solution = canonical_solution("hypernet", canonical, moved[: grid.shape[0]], moved[grid.shape[0] :])
-        return replace(solution, emit_flops=flops)
+        return replace(solution, emit_flops=emissions * flops)
 
     record = fit(
         learner,

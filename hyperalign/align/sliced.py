@@ -5,8 +5,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from hyperalign.align.batches import PairOrder, Sampler, valid_items
-from hyperalign.align.connectors import connect, infonce
-from hyperalign.align.grid import Gather, Grid, blocks
+from hyperalign.align.connectors import connect, contrastive, is_tiled
+from hyperalign.align.grid import KEEP_BYTES, Gather, Grid, blocks, check_pictures
 from hyperalign.align.hypernetwork import SlicedNetwork
 from hyperalign.align.solution import Progress, Solution, Stop
 from hyperalign.align.train import MAX_LOGIT_SCALE, TrainConfig, fit, scale_parameter
@@ -51,8 +51,9 @@ class _SlicedLearner:
         for (i, _), image, out in zip(pairs, rows, outs, strict=True):
             mapped = F.normalize(connect(text, self.network.slice_connector(out, image.shape[1])), dim=2)
             valid = valid_items(self.grid.image_ok[i, pictures][None], text_ok[None])
-            losses.append(infonce(F.normalize(image, dim=1)[None], mapped, scale, valid))
-            flops += connector_step_flops(len(captions), text.shape[2], image.shape[1])
+            losses.append(contrastive(F.normalize(image, dim=1)[None], mapped, scale, valid))
+            tiled = is_tiled(1, len(captions))
+            flops += connector_step_flops(len(captions), text.shape[2], image.shape[1], tiled=tiled)
         return torch.cat(losses).mean(), flops
 
 
@@ -66,8 +67,15 @@ def solve_sliced(
     """The poster's hypernetwork as published: one network per text encoder, whose costs add up.
 
     Connectors are emitted at the mean of all training rows, so that they are reproducible.
+
+    Args:
+        grid: Training rows.
+        config: How to train each network.
+        progress: Called with steps done and steps in all.
+        should_stop: True leaves out the text encoders whose network is not finished.
     """
-    images = [Gather(rows) for rows in grid.images]
+    check_pictures(grid)
+    images = [Gather(rows, keep_bytes=KEEP_BYTES // len(grid.images)) for rows in grid.images]
     means = [
         torch.cat([b.nan_to_num(0.0, 0.0, 0.0).sum(0, keepdim=True) for _, b in blocks(rows)]).sum(0) / rows.shape[0]
         for rows in grid.images
@@ -82,10 +90,13 @@ def solve_sliced(
         learner = _SlicedLearner(grid, j, net, images, config)
         steps = config.steps(learner.sampler.steps_per_epoch)
         tick = None if progress is None else _offset(progress, j * steps, len(grid.texts) * steps)
-        fits.append(fit(learner, config, steps, progress=tick, should_stop=should_stop))
+        record = fit(learner, config, steps, progress=tick, should_stop=should_stop)
+        if record.n_steps < steps and should_stop is not None and should_stop():
+            break  # trained for less than the others, its pairs would stand below their place
+        fits.append(record)
         with torch.no_grad():
             outs = net(padded)
-        emit += net.step_flops(len(padded)) // 3
+        emit += net.emit_flops(len(padded))
         maps.update({(i, j): net.slice_connector(out, len(means[i])) for i, out in enumerate(outs)})
     pairs = [pair for pair in grid.pairs() if pair in maps]
     return Solution(

@@ -63,14 +63,17 @@ class TrainConfig:
             raise ValueError(
                 f"batch_size must be at least 2, got {self.batch_size}: a contrastive batch of one has no negatives"
             )
-        if self.pairs_per_step < 1:
-            raise ValueError(f"pairs_per_step must be at least 1, got {self.pairs_per_step}")
+        for name, least in (("pairs_per_step", 1), ("n_validations", 1), ("weight_decay", 0), ("clip_norm", 0)):
+            if not getattr(self, name) >= least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
         if not 0 <= self.warmup_frac < 1:
             raise ValueError(f"warmup_frac must be in [0, 1), got {self.warmup_frac}")
-        if not 0 < self.logit_scale <= 100:
-            raise ValueError(f"logit_scale must be in (0, 100], got {self.logit_scale}")
+        if not 0 < self.logit_scale <= MAX_LOGIT_SCALE:
+            raise ValueError(f"logit_scale must be in (0, {MAX_LOGIT_SCALE:g}], got {self.logit_scale}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must be in [0, 1), got {self.betas}")
 
     def steps(self, steps_per_epoch: int) -> int:
         """Optimiser steps of a run whose epoch has so many."""
@@ -120,6 +123,7 @@ class Fit:
         flops: Forward and backward of all steps.
         optimiser_flops: AdamW's updates, by formula.
         best_step: The step whose state was kept.
+        diverged: Whether a loss or a gradient that was not finite ended the training.
     """
 
     looks: list[Look] = field(default_factory=list)
@@ -127,6 +131,7 @@ class Fit:
     flops: int = 0
     optimiser_flops: int = 0
     best_step: int = 0
+    diverged: bool = False
 
     @property
     def rolled_back(self) -> bool:
@@ -162,48 +167,85 @@ def fit(
         should_stop: Asked before each step; True ends the training where it stands.
 
     Returns:
-        The curve and the cost. A loss that is not finite ends the training; the best validated state is kept.
+        The curve and the cost. A loss or a gradient that is not finite ends the training before the step is taken, so
+        parameters stay finite. Where there is a validation the best state it has seen is kept.
     """
     parameters = list(learner.parameters)
     optimiser = torch.optim.AdamW(
         parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, foreach=True
     )
     record = Fit()
-    best, kept = -math.inf, None
-    looks_at = {round(n_steps * (k + 1) / config.n_validations) for k in range(config.n_validations)}
-    if validate is not None:
-        best, kept = validate(), [p.detach().clone() for p in parameters]
-        record.looks.append(Look(0, math.nan, best))
-    for step in range(n_steps):
-        if should_stop is not None and should_stop():
-            break
+    watch = _Watch(parameters, record, config, n_steps, validate)
+    while record.n_steps < n_steps and not (should_stop is not None and should_stop()):
         for group in optimiser.param_groups:
-            group["lr"] = rate_at(step, n_steps, config)
+            group["lr"] = rate_at(record.n_steps, n_steps, config)
         optimiser.zero_grad(set_to_none=True)
         loss, flops = learner.loss()
         record.flops += flops
-        if not loss.isfinite():
-            record.looks.append(Look(step, math.nan, math.nan))
+        if not _backward(loss, parameters, config):
+            record.diverged = True
             break
-        loss.backward()  # type: ignore[no-untyped-call]
-        if config.clip_norm > 0:
-            torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
         optimiser.step()
-        record.n_steps = step + 1
+        record.n_steps += 1
         record.optimiser_flops += adamw_flops(sum(p.numel() for p in parameters))
         if progress is not None:
-            progress(step + 1, n_steps)
-        if validate is not None and step + 1 in looks_at:
-            score = validate()
-            record.looks.append(Look(step + 1, loss.item(), score))
-            if score >= best:
-                best, kept, record.best_step = score, [p.detach().clone() for p in parameters], step + 1
-        elif validate is None and (step + 1) % max(1, n_steps // 20) == 0:
-            record.looks.append(Look(step + 1, loss.item(), math.nan))
-    if kept is not None and config.rollback:
-        with torch.no_grad():
-            for parameter, value in zip(parameters, kept, strict=True):
-                parameter.copy_(value)
-    else:
-        record.best_step = record.n_steps
+            progress(record.n_steps, n_steps)
+        watch.after_step(loss)
+    watch.finish()
     return record
+
+
+def _backward(loss: Tensor, parameters: Sequence[Tensor], config: TrainConfig) -> bool:
+    """Gradients, scaled down to the norm; False where they or the loss are not finite and no step may be taken."""
+    if not loss.isfinite():
+        return False
+    loss.backward()
+    return bool(torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm or math.inf).isfinite())
+
+
+class _Watch:
+    """Looks at a running training, and keeps the best state that validation has seen."""
+
+    def __init__(
+        self,
+        parameters: Sequence[Tensor],
+        record: Fit,
+        config: TrainConfig,
+        n_steps: int,
+        validate: Callable[[], float] | None,
+    ) -> None:
+        """Look at the start, where there is a validation."""
+        self.parameters, self.record, self.config, self.validate = parameters, record, config, validate
+        n_looks = config.n_validations if validate is not None else 20
+        self.looks_at = {round(n_steps * (k + 1) / n_looks) for k in range(n_looks)}
+        self.best, self.kept, self.last = -math.inf, list[Tensor](), math.nan
+        if validate is not None:
+            self._look()
+
+    def after_step(self, loss: Tensor) -> None:
+        """Look, where it is time to."""
+        self.last = float(loss.detach())
+        if self.record.n_steps in self.looks_at:
+            self._look()
+
+    def finish(self) -> None:
+        """Look at where a training was stopped, and go back to the best state."""
+        step = self.record.n_steps
+        if self.record.diverged:
+            self.record.looks.append(Look(step, math.nan, math.nan))
+        elif self.validate is not None and self.record.looks[-1].step < step:
+            self._look()
+        if self.validate is None or not self.config.rollback:
+            self.record.best_step = step
+            return
+        with torch.no_grad():
+            for parameter, value in zip(self.parameters, self.kept, strict=True):
+                parameter.copy_(value)
+
+    def _look(self) -> None:
+        score = math.nan if self.validate is None else self.validate()
+        self.record.looks.append(Look(self.record.n_steps, self.last, score))
+        if not self.kept or score >= self.best:
+            self.best = -math.inf if math.isnan(score) else score
+            self.kept = [p.detach().clone() for p in self.parameters] if self.validate is not None else []
+            self.record.best_step = self.record.n_steps
