@@ -73,7 +73,8 @@ class SearchConfig:
         strict: Stop at a picture that cannot be read.
         autocast: Embed in bfloat16.
         train: Fields of `TrainConfig` for the hypernetwork that differ from its defaults.
-        baseline: Fields of `TrainConfig` for the baseline that differ from its defaults.
+        baseline: Fields of `TrainConfig` for the text-sided baseline that differ from its defaults.
+        baseline_both: The same for the baseline between canonical coordinates.
         canonical: Fields of `CanonicalConfig` that differ from the defaults.
     """
 
@@ -95,6 +96,7 @@ class SearchConfig:
     autocast: bool = False
     train: Mapping[str, Any] = field(default_factory=dict)
     baseline: Mapping[str, Any] = field(default_factory=dict)
+    baseline_both: Mapping[str, Any] = field(default_factory=dict)
     canonical: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -128,7 +130,7 @@ class SearchConfig:
             residual=replace(RESIDUAL, **_training(self.train, "train")),
             sliced=replace(SLICED, **_training(self.train, "train")),
             ape=replace(APE, **_training(self.baseline, "baseline")),
-            ape_both=replace(APE_BOTH, **_training(self.baseline, "baseline")),
+            ape_both=replace(APE_BOTH, **_training(self.baseline_both, "baseline_both")),
         )
 
     def plan_methods(self) -> list[Method]:
@@ -368,7 +370,7 @@ def _ratios(best: Solved, lines: Sequence[Line], prepared: Prepared, bench: Work
     )
     matched = replace(bench.recipe.ape, batch_size=own.batch_size)
     records: list[RatioRecord] = []
-    for setting, config in ((f"matched batch {own.batch_size}", matched), ("each at its own best", bench.recipe.ape)):
+    for setting, config in ((f"matched batch {own.batch_size}", matched), ("each at its own setting", bench.recipe.ape)):
         flops = ape_flops(prepared.train, bench.pairs, config) + _baseline_validation(prepared, bench)
         words = f"ape · text, {_training_words(config)}, {len(bench.pairs)} pairs, computed, validation included"
         records.append(

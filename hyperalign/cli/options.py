@@ -35,7 +35,7 @@ __all__ = [
     "Zoos",
 ]
 
-_TABLES = ("train", "baseline", "canonical")
+_TABLES = ("train", "baseline", "baseline_both", "canonical")
 
 
 def _read_config(ctx: typer.Context, path: Path | None) -> Path | None:
