@@ -1,0 +1,188 @@
+"""Linear maps and contrastive losses: values known by hand, and one computation held against another."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from hyperalign.align import connectors
+from hyperalign.align.connectors import (
+    Connector,
+    connect,
+    contrastive,
+    infonce,
+    init_connector,
+    is_tiled,
+    siglip,
+    tiled_infonce,
+)
+from hyperalign.ledger import infonce_flops
+
+
+def unit(*shape: int, seed: int = 0) -> Tensor:
+    """Random unit rows."""
+    return F.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
+
+
+def gradients(loss: Callable[..., Tensor], *inputs: Tensor, **rest: Any) -> tuple[Tensor, ...]:
+    """Values, then gradients of a weighted sum over pairs."""
+    leaves = [tensor.clone().requires_grad_() for tensor in inputs]
+    values = loss(*leaves, **rest)
+    (values * torch.arange(1.0, 1 + len(values))).sum().backward()
+    grads = [leaf.grad for leaf in leaves]
+    return (values.detach(), *(grad for grad in grads if grad is not None))
+
+
+def test_a_connector_maps_every_pair_by_its_own_weight_and_bias() -> None:
+    weight = torch.tensor([[[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]], [[0.0, 0.0], [0.0, 0.0], [0.0, 0.0]]])
+    bias = torch.tensor([[0.0, 0.0, 1.0], [5.0, 6.0, 7.0]])
+
+    mapped = connect(torch.tensor([[[3.0, 4.0]], [[3.0, 4.0]]]), Connector(weight, bias))
+
+    assert mapped.tolist() == [[[3.0, 8.0, 8.0]], [[5.0, 6.0, 7.0]]]
+
+
+def test_a_connector_starts_within_its_bound_and_from_its_own_generator() -> None:
+    before = torch.get_rng_state()
+
+    first, again = (init_connector(2, 5, 16, torch.Generator().manual_seed(3)) for _ in range(2))
+
+    assert first.weight.shape == (2, 5, 16)
+    assert first.bias.shape == (2, 5)
+    assert 0.2 < first.weight.abs().max() <= 0.25  # 1/√16
+    assert torch.equal(first.weight, again.weight)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_loss_of_unrelated_embeddings_is_log_batch_at_zero_scale() -> None:
+    rows = torch.eye(4)[None]
+
+    loss = infonce(rows, rows.flip(1), torch.tensor(0.0))
+
+    assert math.isclose(loss.item(), math.log(4), rel_tol=1e-6)
+
+
+def test_loss_of_two_orthogonal_items_is_known_by_hand() -> None:
+    """Matched logits are 1, others 0: the loss is log(e + 1) − 1."""
+    rows = torch.eye(2)[None]
+
+    assert math.isclose(infonce(rows, rows, torch.tensor(1.0)).item(), math.log(math.e + 1) - 1, rel_tol=1e-6)
+
+
+def test_infonce_is_the_mean_of_two_cross_entropies() -> None:
+    image, text, target = unit(2, 6, 5), unit(2, 6, 5, seed=1), torch.arange(6)
+    logits = 7 * image @ text.mT
+
+    expected = [(F.cross_entropy(one, target) + F.cross_entropy(one.T, target)) / 2 for one in logits]
+
+    torch.testing.assert_close(infonce(image, text, torch.tensor(7.0)), torch.stack(expected))
+
+
+@pytest.mark.parametrize("loss", [infonce, tiled_infonce])
+def test_masked_items_are_neither_queries_nor_candidates(loss: Callable[..., Tensor]) -> None:
+    image, text = unit(2, 8, 5), unit(2, 8, 5, seed=1)
+    valid = torch.ones(2, 8, dtype=torch.bool)
+    valid[0, [1, 4]] = False
+    kept = valid[0]
+
+    first, second = loss(image, text, torch.tensor(9.0), valid)
+
+    torch.testing.assert_close(first, infonce(image[:1, kept], text[:1, kept], torch.tensor(9.0))[0])
+    torch.testing.assert_close(second, infonce(image[1:], text[1:], torch.tensor(9.0))[0])
+
+
+@pytest.mark.parametrize("loss", [infonce, tiled_infonce])
+def test_masked_items_have_no_gradient(loss: Callable[..., Tensor]) -> None:
+    valid = torch.tensor([[True, False, True, True, False]])
+
+    _, grad_image, grad_text = gradients(
+        lambda image, text: loss(image, text, torch.tensor(100.0), valid), unit(1, 5, 3), unit(1, 5, 3, seed=1)
+    )
+
+    for grad in (grad_image, grad_text):
+        assert grad[~valid].abs().max() == 0
+        assert grad[valid].abs().min() > 0
+        assert grad.isfinite().all()
+
+
+@pytest.mark.parametrize("loss", [infonce, tiled_infonce])
+def test_a_batch_without_a_valid_item_costs_nothing(loss: Callable[..., Tensor]) -> None:
+    valid = torch.zeros(1, 4, dtype=torch.bool)
+
+    value, *grads = gradients(
+        lambda image, text: loss(image, text, torch.tensor(10.0), valid), unit(1, 4, 3), unit(1, 4, 3)
+    )
+
+    assert value.item() == 0
+    assert all(grad.abs().max() == 0 for grad in grads)
+
+
+@pytest.mark.parametrize("tile", [1, 3, 4, 7, 64])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("one_scale", [False, True])
+def test_tiles_give_the_value_and_the_gradients_of_the_whole(tile: int, masked: bool, one_scale: bool) -> None:
+    scale = torch.tensor(20.0) if one_scale else torch.tensor([[[5.0]], [[20.0]], [[100.0]]])
+    inputs = (unit(3, 7, 4), unit(3, 7, 4, seed=1), scale)
+    valid = torch.rand(3, 7, generator=torch.Generator().manual_seed(2)) > 0.3 if masked else None
+
+    plain = gradients(infonce, *inputs, valid=valid)
+    tiled = gradients(tiled_infonce, *inputs, valid=valid, tile=tile)
+
+    for one, other in zip(plain, tiled, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("both_sides", [False, True])
+def test_tiles_cost_the_logits_once_more(both_sides: bool) -> None:
+    image, text = unit(2, 9, 4).requires_grad_(both_sides), unit(2, 9, 4, seed=1).requires_grad_()
+
+    with FlopCounterMode(display=False) as counter:
+        tiled_infonce(image, text, torch.tensor(10.0), tile=4).sum().backward()
+
+    assert counter.get_total_flops() == 2 * infonce_flops(9, 4, both_sides=both_sides, tiled=True)
+    assert infonce_flops(9, 4, tiled=True) == 1.5 * infonce_flops(9, 4)
+
+
+def test_only_logits_that_do_not_fit_are_made_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not is_tiled(1, 16384)  # 1 GiB
+    assert is_tiled(2, 16384)
+    whole = contrastive(unit(1, 6, 3), unit(1, 6, 3, seed=1), torch.tensor(5.0))
+    monkeypatch.setattr(connectors, "MAX_LOGITS", 35)
+    monkeypatch.setattr(connectors, "infonce", None)
+
+    tiled = contrastive(unit(1, 6, 3), unit(1, 6, 3, seed=1), torch.tensor(5.0))
+
+    torch.testing.assert_close(tiled, whole)
+
+
+def test_the_sigmoid_loss_at_zero_is_batch_times_log_two() -> None:
+    loss = siglip(unit(2, 5, 3), unit(2, 5, 3, seed=1), torch.tensor(0.0), torch.tensor(0.0))
+
+    torch.testing.assert_close(loss, torch.full((2,), 5 * math.log(2)))
+
+
+def test_the_sigmoid_loss_is_the_sum_written_out() -> None:
+    image, text, scale, bias = unit(1, 4, 3), unit(1, 4, 3, seed=1), 6.0, -2.0
+    expected = 0.0
+    for i in range(4):
+        for j in range(4):
+            logit = scale * float(image[0, i] @ text[0, j]) + bias
+            expected += math.log1p(math.exp(-logit if i == j else logit)) / 4
+
+    loss = siglip(image, text, torch.tensor(scale), torch.tensor(bias))
+
+    assert math.isclose(loss.item(), expected, rel_tol=1e-5)
+
+
+@pytest.mark.parametrize("loss", [infonce, tiled_infonce])
+def test_the_order_of_items_does_not_matter(loss: Callable[..., Tensor]) -> None:
+    image, text, order = unit(1, 6, 4), unit(1, 6, 4, seed=1), torch.tensor([3, 1, 5, 0, 2, 4])
+
+    shuffled = loss(image[:, order], text[:, order], torch.tensor(10.0))
+
+    torch.testing.assert_close(shuffled, loss(image, text, torch.tensor(10.0)))
