@@ -64,11 +64,16 @@ The map, in the order in which data meets the modules; a line of code may import
         page            a run as one HTML file
         lists           encoders, cache entries, facts
         progress        bars on a terminal, plain lines elsewhere
-    prepare    from what was asked to grids of rows
+    candidates the encoders and pairs that the limits let through
+    prepare    from what was asked to rows on disk
+    grids      cached rows put together as the methods see them
     scoring    connectors on rows: expected hits of every pair
     solutions  connectors as tensors and plain records
     solve      the methods that were asked for, each run once and kept
     board      methods on the test items: the leaderboard
+    request    what a search is asked for
+    forecast   what each method will cost, from shapes alone
+    account    what a run says of itself
     search     the pipeline
     config     words and TOML files become configurations
     doctor     what is installed and what is wrong with it

@@ -9,8 +9,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hyperalign.align.grid import Grid, to_float
+from hyperalign.candidates import Candidates
 from hyperalign.embed.zoo import EncoderSpec
-from hyperalign.prepare import Candidates, Prepared
+from hyperalign.grids import Prepared
 from hyperalign.rank.agreement import agreement, noise_ceiling
 from hyperalign.rank.metrics import recall
 from hyperalign.rank.ranking import rank_pairs
@@ -25,7 +26,7 @@ __all__ = ["Tested", "compare", "evaluate", "score_without_training"]
 _SAMPLE = 1000  # items that training-free scores are taken from
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Tested:
     """A method on the test items.
 
@@ -63,10 +64,10 @@ def evaluate(
     else:
         contributions = per_image(t2i, i2t, prepared.test.owner)
     resampled = bootstrap(contributions, seed=seed)
-    shared = len(solution.fits) != len(solution.pairs)
+    alone = solution.method == "ape"  # else one training serves all pairs
     rows = []
     for n, (i, j) in enumerate(solution.pairs):
-        flops = solution.train_flops / len(solution.pairs) if shared else solution.fits[n].flops
+        flops = solution.fits[n].flops if alone else solution.train_flops / len(solution.pairs)
         rows.append(
             {
                 **_facts(candidates.images[i], candidates.texts[j], candidates.latencies),

@@ -30,8 +30,8 @@ class Line(NamedTuple):
         stage: One of `STAGES`.
         method: Which method it belongs to; empty where all share it.
         what: What was computed, in words.
-        flops: Executed, or computed from shapes where `seconds` is 0.
-        seconds: Wall time; 0 for a cost that was computed and not run.
+        flops: Executed; where `seconds` is 0, what another line's time has done (shared, or timed with it).
+        seconds: Wall time; 0 where it stands in another line.
         peak_bytes: Largest resident memory of the process at the end of it; 0 where not measured.
     """
 
@@ -49,8 +49,8 @@ def search_flops(lines: Iterable[Line], method: str) -> int:
 
 
 def total_flops(lines: Iterable[Line]) -> int:
-    """Everything booked."""
-    return sum(line.flops for line in lines)
+    """Everything that ran. What is made once and booked to several methods counts where its time is booked."""
+    return sum(line.flops for line in lines if line.seconds or line.stage == "optimiser")
 
 
 def matmul_flops(n_rows: int, d_in: int, d_out: int) -> int:

@@ -103,6 +103,7 @@ class Result(TypedDict, total=False):
         notes: What was skipped, cut or found twice, as sentences.
         agreement: Orders held against each other.
         ratios: Cost of the baseline grid over cost of the search.
+        totals: FLOPs of the search by the method that answers, `search_flops`, and of all that ran, `all_flops`.
         roofline: Best matrix product seen and what the stages achieved, FLOP/s.
     """
 
@@ -124,6 +125,7 @@ class Result(TypedDict, total=False):
     notes: list[str]
     agreement: list[AgreementRecord]
     ratios: list[RatioRecord]
+    totals: dict[str, int]
     roofline: dict[str, Any]
 
 

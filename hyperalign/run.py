@@ -30,6 +30,7 @@ __all__ = [
     "Run",
     "Stage",
     "create_run",
+    "earlier_seconds",
     "find_unfinished",
     "finish_run",
     "finished_stages",
@@ -118,6 +119,17 @@ def resume_run(run: Path) -> Result:
         raise ValueError(f"{run} is finished, there is nothing to go on with; `hyperalign rerun {run}` repeats it")
     log_event(run, "resumed", pid=os.getpid())
     return result
+
+
+def earlier_seconds(run: Path) -> float:
+    """Wall time that the parts of an unfinished run have taken so far, each from its first event to its last."""
+    parts: list[list[datetime]] = []
+    for line in read_log(run):
+        if line.get("event") in ("started", "resumed"):
+            parts.append([])
+        if parts and "time" in line:
+            parts[-1].append(datetime.fromisoformat(line["time"]))
+    return sum((part[-1] - part[0]).total_seconds() for part in parts if part)
 
 
 def write_result(run: Path, result: Result) -> None:

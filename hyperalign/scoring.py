@@ -12,11 +12,19 @@ from torch import Tensor
 from hyperalign.align.canonical import Canonical, to_coordinates
 from hyperalign.align.grid import Grid, Picked, Rows, blocks, usable
 from hyperalign.align.solution import Solution
+from hyperalign.grids import LabelGrid
 from hyperalign.ledger import matmul_flops, similarity_flops
-from hyperalign.prepare import LabelGrid
 from hyperalign.rank.metrics import Hits, retrieval_hits, zero_shot_hits
 
-__all__ = ["first_captions", "mean_score", "retrieval", "scoring_flops", "zero_shot", "zero_shot_parts"]
+__all__ = [
+    "first_captions",
+    "mean_score",
+    "retrieval",
+    "scoring_flops",
+    "zero_shot",
+    "zero_shot_flops",
+    "zero_shot_parts",
+]
 
 KS = (1, 5, 10)
 
@@ -105,6 +113,19 @@ def scoring_flops(solution: Solution, grid: Grid) -> int:
     for weight in solution.weights:
         r_img, r_txt = weight.shape
         flops += similarity_flops(grid.n_captions, grid.n_images, r_txt, r_img)
+    return flops
+
+
+def zero_shot_flops(solution: Solution, labels: LabelGrid, part: NDArray[np.int64]) -> int:
+    """FLOPs of `zero_shot` on some pictures: coordinates once an encoder, mapped prompts and similarities of all."""
+    n_prompts = labels.texts[0].shape[0]
+    flops = 0
+    for place, sides, count in ((0, solution.images, len(part)), (1, solution.texts, n_prompts)):
+        used = [sides[k] for k in {pair[place] for pair in solution.pairs}]
+        flops += sum(matmul_flops(count, *side.projection.shape) for side in used if side is not None)
+    for weight in solution.weights:
+        r_img, r_txt = weight.shape
+        flops += matmul_flops(n_prompts, r_txt, r_img) + matmul_flops(len(part), r_img, labels.n_classes)
     return flops
 
 

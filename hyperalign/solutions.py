@@ -20,13 +20,12 @@ def restrict(solution: Solution, pairs: Iterable[PairIndex]) -> Solution:
     """The connectors of some pairs, in the order given; pairs it has none for are left out."""
     at = {pair: n for n, pair in enumerate(solution.pairs)}
     kept = [at[pair] for pair in pairs if pair in at]
-    one_each = len(solution.fits) == len(solution.pairs)
     return replace(
         solution,
         pairs=[solution.pairs[n] for n in kept],
         weights=[solution.weights[n] for n in kept],
         biases=[solution.biases[n] for n in kept],
-        fits=[solution.fits[n] for n in kept] if one_each else solution.fits,
+        fits=[solution.fits[n] for n in kept] if solution.method == "ape" else solution.fits,
     )
 
 

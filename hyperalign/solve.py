@@ -7,6 +7,7 @@ twice. The baseline is kept image encoder by image encoder, since its grid is wh
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,11 +22,19 @@ from hyperalign.align.residual import solve_residual
 from hyperalign.align.sliced import solve_sliced
 from hyperalign.align.solution import Solution
 from hyperalign.align.train import TrainConfig
+from hyperalign.grids import Prepared
 from hyperalign.ledger import Line
 from hyperalign.machine import peak_bytes
-from hyperalign.prepare import Prepared
 from hyperalign.run import load_stage, log_event, save_stage
-from hyperalign.scoring import first_captions, mean_score, retrieval, scoring_flops, zero_shot, zero_shot_parts
+from hyperalign.scoring import (
+    first_captions,
+    mean_score,
+    retrieval,
+    scoring_flops,
+    zero_shot,
+    zero_shot_flops,
+    zero_shot_parts,
+)
 from hyperalign.solutions import join, pack, restrict, unpack
 
 __all__ = ["Method", "Recipe", "Solved", "Workbench", "choose_by", "solve", "verify"]
@@ -76,7 +85,7 @@ class Recipe:
     ape_both: TrainConfig
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Solved:
     """A method's connectors, what validation says of them, and what they cost.
 
@@ -85,18 +94,21 @@ class Solved:
         solution: Connectors of P pairs.
         validation: (P,) scores in per cent.
         lines: Ledger.
+        stopped: Whether the time was up before the training was finished.
     """
 
     method: Method
     solution: Solution
     validation: NDArray[np.float64]
     lines: list[Line]
+    stopped: bool = False
 
 
 class Workbench:
     """What all methods of a run share: rows, recipes, where to keep results, how long there is.
 
-    The canonical coordinates are made once and booked to every method that starts from them.
+    The canonical coordinates are made once. Every method that starts from them has their cost on its account; the
+    time stands with the first one alone, so that what ran can be told from what is shared.
     """
 
     def __init__(  # noqa: PLR0913 - what a run is made of
@@ -114,6 +126,7 @@ class Workbench:
         self.prepared, self.pairs, self.recipe = prepared, list(pairs), recipe
         self.run, self.task, self.progress, self.should_stop = run, task, progress, should_stop
         self.setup_seconds = 0.0
+        self.setup_owner: Method | None = None
         self._canonical: CanonicalGrid | None = None
 
     @property
@@ -128,43 +141,48 @@ class Workbench:
         return self._canonical
 
 
+class _Made(NamedTuple):
+    """A solution as it was made, now or in an earlier part of the run.
+
+    Attributes:
+        solution: The connectors.
+        seconds: Of the training, the set-up not in it.
+        setup_seconds: Of the set-up; 0 where it was not needed.
+        stopped: Whether the time was up before it was finished; such a solution is not kept.
+    """
+
+    solution: Solution
+    seconds: float
+    setup_seconds: float
+    stopped: bool
+
+
 def solve(method: Method, bench: Workbench) -> Solved:
-    """Run a method, or read back what an earlier part of this run made of it."""
+    """Run a method, or read back what an earlier part of this run made of it, and score it on validation."""
     if method.name == "ape":
-        return _validated(method, *_solve_baseline(method, bench), bench)
-    kept = load_stage(bench.run, method.stage)
-    if kept is not None:
-        solution, seconds = unpack(kept.tensors, kept.record["solution"]), kept.record["seconds"]
-        return _validated(method, solution, seconds, bench)
+        made = _solve_baseline(method, bench)
+    else:
+        made = _kept(bench, method.stage, lambda: restrict(_SOLVERS[method.name](method, bench), bench.pairs))
+    if not made.solution.pairs:
+        return Solved(method=method, solution=made.solution, validation=np.empty(0), lines=[], stopped=True)
     start = time.perf_counter()
-    before = bench.setup_seconds
-    solution = _SOLVERS[method.name](method, bench)
-    seconds = time.perf_counter() - start - (bench.setup_seconds - before)
-    solution = restrict(solution, bench.pairs)
-    tensors, record = pack(solution)
-    save_stage(bench.run, method.stage, tensors=tensors, record={"solution": record, "seconds": seconds})
-    for fit in solution.fits:
-        for look in fit.looks:
-            log_event(bench.run, "look", method=method.label, **look._asdict())
-        if fit.rolled_back:
-            log_event(bench.run, "rolled back", method=method.label, to_step=fit.best_step, of=fit.n_steps)
-    return _validated(method, solution, seconds, bench)
+    scores = choose_by(made.solution, bench)
+    lines = [*_setup_lines(method, made, bench), *_training_lines("training", method, made)]
+    lines.append(_validation_line(method, made.solution, time.perf_counter() - start, bench))
+    return Solved(method=method, solution=made.solution, validation=scores, lines=lines, stopped=made.stopped)
 
 
 def verify(pairs: Sequence[PairIndex], bench: Workbench, seed: int) -> Solved:
     """Train a few pairs by the baseline, each by itself."""
     method = Method("ape", "text", seed)
-    start = time.perf_counter()
-    solution = solve_ape(
-        bench.prepared.train,
-        pairs,
-        replace(bench.recipe.ape, seed=seed),
-        progress=lambda done, total: bench.progress("verification by ape", done, total),
-        should_stop=bench.should_stop,
-    )
-    seconds = time.perf_counter() - start
-    line = Line("verification", method.label, _pairs_in_words(solution), solution.train_flops, seconds, peak_bytes())
-    return Solved(method=method, solution=solution, validation=choose_by(solution, bench), lines=[line])
+    config, parts = replace(bench.recipe.ape, seed=seed), []
+    for done, pair in enumerate(pairs):
+        tick = _Counting(bench.progress, "verification by ape: pairs", done, len(pairs))
+        name = f"verification-{'-'.join(map(str, (*pair, seed)))}"
+        parts.append(_kept(bench, name, partial(_train_baseline, bench, [pair], config, both=False, tick=tick)))
+    made = _joined(parts)
+    lines = _training_lines("verification", method, made)
+    return Solved(method=method, solution=made.solution, validation=choose_by(made.solution, bench), lines=lines)
 
 
 def choose_by(solution: Solution, bench: Workbench) -> NDArray[np.float64]:
@@ -177,67 +195,114 @@ def choose_by(solution: Solution, bench: Workbench) -> NDArray[np.float64]:
     return np.array([50 * (float(hits.t2i.mean()) + float(hits.i2t.mean())) for hits in found])
 
 
-def _validated(method: Method, solution: Solution, seconds: float, bench: Workbench) -> Solved:
-    """Score on validation, and book everything."""
-    start = time.perf_counter()
-    scores = choose_by(solution, bench)
-    looked = time.perf_counter() - start
-    lines = []
-    if solution.setup_flops:
+def _kept(bench: Workbench, name: str, make: Callable[[], Solution]) -> _Made:
+    """Read a stage back, or make it and keep it where it was not stopped in the middle."""
+    kept = load_stage(bench.run, name)
+    if kept is not None:
+        record = kept.record
+        solution = unpack(kept.tensors, record["solution"])
+        return _Made(solution, record["seconds"], record["setup_seconds"], stopped=False)
+    start, before = time.perf_counter(), bench.setup_seconds
+    solution = make()
+    seconds = time.perf_counter() - start - (bench.setup_seconds - before)
+    made = _Made(solution, seconds, bench.setup_seconds if solution.setup_flops else 0.0, bench.should_stop())
+    _log_training(bench.run, name, solution)
+    if not made.stopped:
+        tensors, record = pack(solution)
+        record = {"solution": record, "seconds": seconds, "setup_seconds": made.setup_seconds}
+        save_stage(bench.run, name, tensors=tensors, record=record)
+    return made
+
+
+def _log_training(run: Path, name: str, solution: Solution) -> None:
+    """The curve of a network; those of single pairs would fill the log."""
+    if solution.method == "ape":
+        return
+    for fit in solution.fits:
+        for look in fit.looks:
+            log_event(run, "look", stage=name, **look._asdict())
+        if fit.rolled_back:
+            log_event(run, "rolled back", stage=name, to_step=fit.best_step, of=fit.n_steps)
+
+
+def _setup_lines(method: Method, made: _Made, bench: Workbench) -> list[Line]:
+    """The set-up on the account of every method that starts from it, its time with the first."""
+    flops = made.solution.setup_flops
+    if not flops:
+        return []
+    if bench.setup_owner is None:
+        bench.setup_owner = method
         what = "moments, eigendecompositions, projections, cross-products"
-        lines.append(Line("set-up", method.label, what, solution.setup_flops, bench.setup_seconds, peak_bytes()))
+        return [Line("set-up", method.label, what, flops, made.setup_seconds, peak_bytes())]
+    return [Line("set-up", method.label, f"shared with {bench.setup_owner.label}, made once", flops)]
+
+
+def _training_lines(stage: str, method: Method, made: _Made) -> list[Line]:
+    """Forward, backward and emission; the optimiser's updates by themselves."""
+    solution = made.solution
+    n_steps, n_pairs = sum(fit.n_steps for fit in solution.fits), len(solution.pairs)
+    what = f"{n_pairs} pairs, {n_steps:,} steps" if solution.fits else f"{n_pairs} pairs, emission alone"
+    lines = []
+    if solution.train_flops:
+        lines.append(Line(stage, method.label, what, solution.train_flops, made.seconds, peak_bytes()))
     if solution.fits:
-        lines.append(
-            Line("training", method.label, _pairs_in_words(solution), solution.train_flops, seconds, peak_bytes())
-        )
         updates = sum(fit.optimiser_flops for fit in solution.fits)
-        lines.append(Line("optimiser", method.label, "AdamW, timed with the training", updates))
-    flops = scoring_flops(solution, bench.prepared.val)
-    what = "all captions once"
-    watched = _n_watched(solution)
+        lines.append(Line("optimiser", method.label, f"AdamW, timed with the {stage}", updates))
+    return lines
+
+
+def _validation_line(method: Method, solution: Solution, seconds: float, bench: Workbench) -> Line:
+    """One look with all captions, by which pairs are chosen, and those that the training took with one caption each."""
+    labels = bench.prepared.labels
+    if bench.task == "zero-shot" and labels is not None:
+        flops, what = (
+            zero_shot_flops(solution, labels, zero_shot_parts(labels)[0]),
+            "every second picture of the labels",
+        )
+    else:
+        flops, what = scoring_flops(solution, bench.prepared.val), "all captions once"
+    watched = sum(look.validation == look.validation for fit in solution.fits for look in fit.looks)
     if watched:
         flops += watched * scoring_flops(solution, first_captions(bench.prepared.val))
         what += f", one caption each {watched} times while training"
-    lines.append(Line("validation", method.label, what, flops, looked, peak_bytes()))
-    return Solved(method=method, solution=solution, validation=scores, lines=lines)
+    return Line("validation", method.label, what, flops, seconds, peak_bytes())
 
 
-def _n_watched(solution: Solution) -> int:
-    """How often the training looked at validation."""
-    return sum(look.validation == look.validation for fit in solution.fits for look in fit.looks)
+def _train_baseline(
+    bench: Workbench, pairs: Sequence[PairIndex], config: TrainConfig, *, both: bool, tick: "_Counting"
+) -> Solution:
+    return solve_ape(
+        bench.prepared.train,
+        pairs,
+        config,
+        canonical=bench.canonical if both else None,
+        progress=tick,
+        should_stop=bench.should_stop,
+    )
 
 
-def _pairs_in_words(solution: Solution) -> str:
-    steps = sum(fit.n_steps for fit in solution.fits)
-    return f"{len(solution.pairs)} pairs, {steps:,} steps"
-
-
-def _solve_baseline(method: Method, bench: Workbench) -> tuple[Solution, float]:
+def _solve_baseline(method: Method, bench: Workbench) -> _Made:
     """The baseline's grid, an image encoder at a time; what is finished is kept."""
     both = method.sides == "both"
     config = replace(bench.recipe.ape_both if both else bench.recipe.ape, seed=method.seed)
-    parts, total, done = [], 0.0, 0
+    parts, done = [], 0
     for image in sorted({i for i, _ in bench.pairs}):
         pairs = [pair for pair in bench.pairs if pair[0] == image]
-        name = f"{method.stage}-{image}"
-        kept = load_stage(bench.run, name)
-        if kept is not None:
-            solution, seconds = unpack(kept.tensors, kept.record["solution"]), float(kept.record["seconds"])
-        else:
-            canonical = bench.canonical if both else None
-            start = time.perf_counter()
-            tick = _Counting(bench.progress, f"{method.label}: pairs", done, len(bench.pairs))
-            solution = solve_ape(
-                bench.prepared.train, pairs, config, canonical=canonical, progress=tick, should_stop=bench.should_stop
-            )
-            seconds = time.perf_counter() - start
-            if len(solution.pairs) == len(pairs) and not bench.should_stop():
-                tensors, record = pack(solution)
-                save_stage(bench.run, name, tensors=tensors, record={"solution": record, "seconds": seconds})
-        parts.append(solution)
-        total += seconds
+        tick = _Counting(bench.progress, f"{method.label}: pairs", done, len(bench.pairs))
+        train = partial(_train_baseline, bench, pairs, config, both=both, tick=tick)
+        parts.append(_kept(bench, f"{method.stage}-{image}", train))
         done += len(pairs)
-    return join(parts), total
+    return _joined(parts)
+
+
+def _joined(parts: Sequence[_Made]) -> _Made:
+    """Parts of one grid; the set-up they share took its time once."""
+    return _Made(
+        join([part.solution for part in parts]),
+        sum(part.seconds for part in parts),
+        max(part.setup_seconds for part in parts),
+        any(part.stopped for part in parts),
+    )
 
 
 class _Counting:

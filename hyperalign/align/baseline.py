@@ -40,24 +40,27 @@ def solve_ape(
         config: How; the seed is the same for all pairs.
         canonical: Train both sides in this space.
         progress: Called with pairs done and pairs in all.
-        should_stop: True leaves out the pairs not begun.
+        should_stop: True leaves out the pairs not finished.
     """
     images = [Gather(rows) for rows in grid.images] if canonical is None else canonical.images
     texts = [Gather(rows) for rows in grid.texts] if canonical is None else canonical.texts
     done, fits, weights, biases = [], [], [], []
-    projected = sum(c.flops for c in (*images, *texts) if isinstance(c, Coordinates))
     for n, (i, j) in enumerate(pairs):
         if should_stop is not None and should_stop():
             break
         start = _ape_start(grid, (i, j), canonical, config.seed)
         learner = _PairLearner(grid, (i, j), start, (images[i], texts[j]), config)
-        fits.append(fit(learner, config, config.steps(learner.sampler.steps_per_epoch), should_stop=should_stop))
+        n_steps, before = config.steps(learner.sampler.steps_per_epoch), _projected(images[i], texts[j])
+        record = fit(learner, config, n_steps, should_stop=should_stop)
+        if record.n_steps < n_steps and should_stop is not None and should_stop():
+            break  # trained for less than the others, it would stand below its place
+        record.flops += _projected(images[i], texts[j]) - before
+        fits.append(record)
         done.append((i, j))
         weights.append(learner.connector.weight.detach()[0])
         biases.append(learner.connector.bias.detach()[0])
         if progress is not None:
             progress(n + 1, len(pairs))
-    projected = sum(c.flops for c in (*images, *texts) if isinstance(c, Coordinates)) - projected
     return Solution(
         method="ape",
         sides="text" if canonical is None else "both",
@@ -67,8 +70,13 @@ def solve_ape(
         images=_whitenings(images),
         texts=_whitenings(texts),
         fits=fits,
-        setup_flops=(canonical.flops if canonical is not None else 0) + projected,
+        setup_flops=0 if canonical is None else canonical.flops,
     )
+
+
+def _projected(*sides: Gather | Coordinates) -> int:
+    """FLOPs of projections to canonical coordinates so far; batches are projected where coordinates are not kept."""
+    return sum(side.flops for side in sides if isinstance(side, Coordinates))
 
 
 def _ape_start(grid: Grid, pair: PairIndex, canonical: CanonicalGrid | None, seed: int) -> Connector:

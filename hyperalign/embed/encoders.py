@@ -27,6 +27,7 @@ from hyperalign.embed.zoo import EncoderSpec, Facts
 Progress = Callable[[str, int, int], None]
 
 _LATENCY_SECONDS = 2.0
+_CAPTIONS_AT_ONCE = 2048  # sorted by length among themselves, so that batches hold little padding
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -175,7 +176,7 @@ def probe_sentences(spec: EncoderSpec, module: Any) -> Facts:
     return Facts(embedding.shape[1], n_parameters(module), counter.get_total_flops() / 1e9)
 
 
-def embed_pictures(
+def embed_pictures(  # noqa: PLR0913 - whose pictures, which of them, how, and who is told
     encoder: Encoder,
     pictures: Pictures,
     start: int,
@@ -183,6 +184,7 @@ def embed_pictures(
     *,
     batch_size: int = 64,
     n_workers: int | None = None,
+    tell: Callable[[int], None] | None = None,
 ) -> tuple[NDArray[np.float32], list[tuple[int, str]]]:
     """Embed the pictures from `start` to `stop`.
 
@@ -193,6 +195,7 @@ def embed_pictures(
         stop: One past the last index.
         batch_size: Pictures computed at a time.
         n_workers: Processes that decode; None chooses.
+        tell: Told after each batch how many of these pictures are done.
 
     Returns:
         Rows, (stop - start, D), NaN where a picture could not be decoded, and (index, reason) of each of these.
@@ -214,16 +217,25 @@ def embed_pictures(
         first = batch.start - start
         rows[first : first + len(batch.pictures)] = encoder.encode(batch.pictures).cpu().numpy()
         bad.extend(batch.bad)
+        if tell is not None:
+            tell(first + len(batch.pictures))
     for index, _ in bad:
         rows[index - start] = np.nan
     return rows, bad
 
 
-def embed_captions(encoder: Encoder, captions: Sequence[str], *, batch_size: int = 64) -> NDArray[np.float32]:
-    """Embed captions: (n, D); one of unknown words keeps its zero row."""
+def embed_captions(
+    encoder: Encoder, captions: Sequence[str], *, batch_size: int = 64, tell: Callable[[int], None] | None = None
+) -> NDArray[np.float32]:
+    """Embed captions: (n, D); one of unknown words keeps its zero row. `tell` is told how many are done."""
     if encoder.picture is not None:
         raise ValueError(f"encoder {encoder.spec.name!r} embeds pictures, not captions")
-    rows: NDArray[np.float32] = encoder.encode(captions, batch_size=batch_size).cpu().numpy()
+    rows = np.empty((len(captions), encoder.facts.embed_dim), np.float32)
+    for start in range(0, len(captions), _CAPTIONS_AT_ONCE):
+        block = captions[start : start + _CAPTIONS_AT_ONCE]
+        rows[start : start + len(block)] = encoder.encode(block, batch_size=batch_size).cpu().numpy()
+        if tell is not None:
+            tell(start + len(block))
     return rows
 
 

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from hyperalign.run import Run
 from hyperalign.show.view import ABOUT_RATIOS, Board, Cost, Row, agreements, costs, draw_board, ratios, totals
-from hyperalign.show.words import NONE, clean, count, duration, flops, points, size
+from hyperalign.show.words import NONE, clean, count, flops, points, size
 
 __all__ = ["agreement_table", "leaderboard_table", "ledger_table", "render_run"]
 
@@ -103,7 +103,7 @@ def ledger_table(run: Run, *, width: int) -> Group:
         _Column("method", [line.method for line in lines], left=True),
         _Column("stage", [line.stage + (" *" if line.in_search else "") for line in lines], left=True),
         _Column("cost", [flops(line.flops) for line in lines]),
-        _Column("time", [_ran(line) for line in lines], goes=1),
+        _Column("time", [line.time for line in lines], goes=1),
         _Column("peak memory", [size(line.peak_bytes) for line in lines], goes=3),
         _Column("achieved", [_speed(line) for line in lines], goes=2),
     ]
@@ -155,10 +155,6 @@ def _share(p: float) -> str:
 
 def _decimals(value: float) -> str:
     return NONE if value != value else f"{value:.3f}"
-
-
-def _ran(line: Cost) -> str:
-    return duration(line.seconds) if line.seconds else NONE
 
 
 def _speed(line: Cost) -> str:

@@ -94,6 +94,13 @@ class Cost:
     peak_bytes: float
     in_search: bool
 
+    @property
+    def time(self) -> str:
+        """Its time in words, or whose time it is part of."""
+        if self.seconds or not self.flops:
+            return duration(self.seconds or None)
+        return "in training" if self.stage == "optimiser" else "shared"
+
 
 @dataclass(frozen=True, kw_only=True)
 class RatioView:
@@ -146,13 +153,13 @@ def costs(run: Run) -> list[Cost]:
 
 
 def totals(run: Run) -> str:
-    """What the search by the method that answers cost, and what everything in the run did."""
+    """What the search by the method that answers cost, and what everything that ran did; what is shared counts once."""
     board, booked = draw_board(run), costs(run)
     seed = f" · seed {board.seed}" if board.seed else ""
     own = [line for line in booked if line.in_search and line.method == f"{board.method}{seed}"]
     words = [
         f"{flops(sum(line.flops for line in some))}, {duration(sum(line.seconds for line in some))}"
-        for some in (own, booked)
+        for some in (own, [line for line in booked if line.seconds or line.stage == "optimiser"])
     ]
     return f"the search by {board.method}: {words[0]}; everything in this run: {words[1]}"
 

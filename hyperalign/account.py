@@ -1,0 +1,116 @@
+"""What a run says of itself: its data and encoders, what the baseline says of the winners, and what it all cost.
+
+Plain records for `result.json`; every number in them is one of the ledger or of the table.
+"""
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+from hyperalign.align.train import TrainConfig
+from hyperalign.board import Tested
+from hyperalign.candidates import Candidates
+from hyperalign.embed.data import Dataset, LabelSet
+from hyperalign.forecast import forecast
+from hyperalign.grids import Prepared
+from hyperalign.ledger import Line, search_flops, total_flops
+from hyperalign.prepare import SPLITS, Job
+from hyperalign.record import RatioRecord
+from hyperalign.scoring import scoring_flops
+from hyperalign.solve import Method, Solved, Workbench
+
+__all__ = ["compute_ratios", "describe_data", "describe_encoders", "describe_verified", "note_unfinished", "sum_up"]
+
+
+def describe_data(dataset: Dataset, labels: LabelSet | None, prepared: Prepared) -> dict[str, Any]:
+    """Names, sizes after unreadable pictures are left out, and digests of the content."""
+    grids = zip(SPLITS, (prepared.train, prepared.val, prepared.test), strict=True)
+    splits = {
+        name: {
+            "n_images": grid.n_images,
+            "n_captions": grid.n_captions,
+            "image_digest": dataset.splits[name].image_digest,
+            "text_digest": dataset.splits[name].text_digest,
+        }
+        for name, grid in grids
+    }
+    label_set = None if labels is None else {"name": labels.name, "digest": labels.image_digest}
+    return {"name": dataset.name, "splits": splits, "label_set": label_set}
+
+
+def describe_encoders(candidates: Candidates, jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    """Facts and identities, without where the files lie."""
+    keys = {job.spec.name: job.key for job in jobs}
+    records = []
+    for spec in (*candidates.images, *candidates.texts):
+        facts = {f.name: getattr(spec, f.name) for f in fields(spec) if f.name != "folder"}
+        key = keys[spec.name]
+        records.append({**facts, "kwargs": dict(spec.kwargs), "weights": key.weights, "preprocess": key.preprocess})
+    return records
+
+
+def describe_verified(main: Tested, checked: Sequence[Tested]) -> list[str]:
+    """The baseline beside the method that answers, on the pairs that it verified."""
+    return [
+        f"Verified by ape, trained for {row.image_encoder}+{row.text_encoder} alone: {row.score:.1f} "
+        f"(95 % interval {row.score_low:.1f} to {row.score_high:.1f}); {main.solved.method.name} gave "
+        f"{_score_of(main, row.image_encoder, row.text_encoder):.1f}."
+        for one in checked
+        for row in one.table.itertuples()
+    ]
+
+
+def note_unfinished(solved: Sequence[Solved], bench: Workbench) -> list[str]:
+    """What `max_minutes` cut short."""
+    notes = []
+    for one in solved:
+        n_pairs, n_all = len(one.solution.pairs), len(bench.pairs)
+        if n_pairs < n_all:
+            notes.append(f"{one.method.label}: {n_pairs} of {n_all} pairs were finished in the time given")
+        elif one.stopped:
+            n_steps = sum(fit.n_steps for fit in one.solution.fits)
+            notes.append(f"{one.method.label}: training was stopped after {n_steps:,} steps, for the time was up")
+    return notes
+
+
+def compute_ratios(best: Solved, lines: Sequence[Line], bench: Workbench) -> list[RatioRecord]:
+    """The baseline grid's computed cost over this search's, at matched batch and at each one's own setting."""
+    if best.method.name == "ape":
+        return []
+    own = bench.recipe.sliced if best.method.name == "hypernet-sliced" else bench.recipe.residual
+    trained = "no training" if best.method.name == "closed-form" else _training_words(own)
+    matched = replace(bench.recipe.ape, batch_size=own.batch_size)
+    n_pairs = f"{len(bench.pairs)} pairs"
+    settings = ((f"matched batch {own.batch_size}", matched), ("each at its own setting", bench.recipe.ape))
+    return [
+        {
+            "setting": setting,
+            "baseline": f"ape · text, {_training_words(config)}, {n_pairs}, computed, validation included",
+            "baseline_flops": _grid_flops(bench, config),
+            "method": f"{best.method.label}, {trained}, set-up and validation included",
+            "method_flops": search_flops(lines, best.method.label),
+        }
+        for setting, config in settings
+    ]
+
+
+def sum_up(best: Solved, lines: Sequence[Line]) -> dict[str, int]:
+    """The two totals: what the search by the method that answers cost, and all that ran."""
+    return {"search_flops": search_flops(lines, best.method.label), "all_flops": total_flops(lines)}
+
+
+def _score_of(tested: Tested, image: Any, text: Any) -> float:
+    rows = tested.table
+    return float(rows.loc[(rows["image_encoder"] == image) & (rows["text_encoder"] == text), "score"].iloc[0])
+
+
+def _training_words(config: TrainConfig) -> str:
+    length = f"{config.n_steps} steps" if config.n_steps is not None else f"{config.n_epochs:g} epochs"
+    return f"batch {config.batch_size}, {length}"
+
+
+def _grid_flops(bench: Workbench, config: TrainConfig) -> int:
+    """What the baseline's text-sided grid costs, from shapes: training, and scoring every pair once on validation."""
+    recipe = replace(bench.recipe, ape=config)
+    cost = forecast(Method("ape", "text", config.seed), bench.prepared.train, bench.pairs, recipe)
+    return cost.train_flops + scoring_flops(cost.solution, bench.prepared.val)

@@ -1,0 +1,137 @@
+"""What a search is asked for; with the data it determines the table."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from hyperalign.align.baseline import APE, APE_BOTH
+from hyperalign.align.canonical import CanonicalConfig
+from hyperalign.align.residual import RESIDUAL
+from hyperalign.align.sliced import SLICED
+from hyperalign.align.train import TrainConfig
+from hyperalign.embed.zoo import Limits
+from hyperalign.solve import Method, Recipe
+
+__all__ = ["METHODS", "SearchConfig"]
+
+METHODS = ("ape", "closed-form", "hypernet", "hypernet-sliced")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchConfig:
+    """What a search is asked for; with the data it determines the table.
+
+    Attributes:
+        zoo: Names of shipped zoos or paths of zoo files.
+        data: Where pictures and captions come from.
+        limits: What encoders must keep to.
+        methods: Of `METHODS`; all stand in one table.
+        decoder: "residual" or "sliced": which hypernetwork the word `hypernet` means.
+        sides: Sides of the baseline's grid: "text", "both", or both words with a comma.
+        task: "retrieval" or "zero-shot": what is scored.
+        labels: Label set for zero-shot.
+        verify: First pairs that are trained by the baseline too; None is 1 on the embedded zoo and 0 elsewhere.
+        baseline_seeds: Seeds of the baseline's grid, where it is run; two or more give the noise ceiling.
+        scores: Whether training-free scores are computed beside.
+        seed: Of everything that is drawn.
+        limit: At most so many pictures of each split.
+        max_minutes: Training stops after so long; what is finished is ranked.
+        strict: Stop at a picture that cannot be read.
+        autocast: Embed in bfloat16.
+        train: Fields of `TrainConfig` for the hypernetwork that differ from its defaults.
+        baseline: Fields of `TrainConfig` for the text-sided baseline that differ from its defaults.
+        baseline_both: The same for the baseline between canonical coordinates.
+        canonical: Fields of `CanonicalConfig` that differ from the defaults.
+    """
+
+    zoo: tuple[str, ...] = ("embedded",)
+    data: str = "scenes"
+    limits: Limits = field(default_factory=Limits)
+    methods: tuple[str, ...] = ("hypernet",)
+    decoder: str = "residual"
+    sides: str = "text"
+    task: str = "retrieval"
+    labels: str | None = None
+    verify: int | None = None
+    baseline_seeds: int = 2
+    scores: bool = True
+    seed: int = 0
+    limit: int | None = None
+    max_minutes: float | None = None
+    strict: bool = False
+    autocast: bool = False
+    train: Mapping[str, Any] = field(default_factory=dict)
+    baseline: Mapping[str, Any] = field(default_factory=dict)
+    baseline_both: Mapping[str, Any] = field(default_factory=dict)
+    canonical: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what no search could do."""
+        for name in self.methods:
+            if name not in METHODS:
+                raise ValueError(f"a method is one of {', '.join(METHODS)}, got {name!r}")
+        if not self.methods:
+            raise ValueError(f"a search needs a method: {', '.join(METHODS)}")
+        for what, value, known in (
+            ("decoder", self.decoder, ("residual", "sliced")),
+            ("task", self.task, ("retrieval", "zero-shot")),
+            *(("sides", side, ("text", "both")) for side in self.all_sides()),
+        ):
+            if value not in known:
+                raise ValueError(f"{what} must be {' or '.join(known)}, got {value!r}")
+        if self.baseline_seeds < 1:
+            raise ValueError(f"baseline_seeds must be at least 1, got {self.baseline_seeds}")
+        if self.verify is not None and self.verify < 0:
+            raise ValueError(f"verify must be at least 0 pairs, got {self.verify}")
+        if self.max_minutes is not None and not self.max_minutes >= 0:
+            raise ValueError(f"max_minutes must be at least 0, got {self.max_minutes}")
+        self.recipe()
+
+    def all_sides(self) -> list[str]:
+        """Sides of the baseline, each once."""
+        return list(dict.fromkeys(side.strip() for side in self.sides.split(",")))
+
+    def recipe(self) -> Recipe:
+        """How each method is trained, defaults and what was asked put together."""
+        return Recipe(
+            canonical=replace(CanonicalConfig(), **_known(CanonicalConfig, self.canonical, "canonical")),
+            residual=replace(RESIDUAL, **_training(self.train, "train")),
+            sliced=replace(SLICED, **_training(self.train, "train")),
+            ape=replace(APE, **_training(self.baseline, "baseline")),
+            ape_both=replace(APE_BOTH, **_training(self.baseline_both, "baseline_both")),
+        )
+
+    def plan_methods(self) -> list[Method]:
+        """The methods in the order in which they run, cheap ones first."""
+        names = ["hypernet-sliced" if n == "hypernet" and self.decoder == "sliced" else n for n in self.methods]
+        wanted = []
+        if "closed-form" in names:
+            wanted += [Method("closed-form", sides, self.seed) for sides in ("both", "text")]
+        if "hypernet" in names:
+            wanted.append(Method("hypernet", "both", self.seed))
+        if "hypernet-sliced" in names:
+            wanted.append(Method("hypernet-sliced", "text", self.seed))
+        if "ape" in names:
+            seeds = range(self.seed, self.seed + self.baseline_seeds)
+            wanted += [Method("ape", sides, seed) for sides in self.all_sides() for seed in seeds]
+        return wanted
+
+
+def _training(given: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Fields of `TrainConfig`; a number of steps takes the place of a number of epochs, and the other way round."""
+    values = _known(TrainConfig, given, where)
+    if "seed" in values:
+        raise ValueError(f"a search has one seed for everything, got {where}.seed = {values['seed']}; give seed alone")
+    if values.get("n_steps") is not None:
+        values.setdefault("n_epochs", None)
+    if values.get("n_epochs") is not None:
+        values.setdefault("n_steps", None)
+    return {name: tuple(value) if name == "betas" else value for name, value in values.items()}
+
+
+def _known(cls: type, given: Mapping[str, Any], where: str) -> dict[str, Any]:
+    known = {f.name for f in fields(cls)}
+    for name in given:
+        if name not in known:
+            raise ValueError(f"unknown setting {where}.{name}; known are {', '.join(sorted(known))}")
+    return dict(given)
