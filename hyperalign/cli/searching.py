@@ -219,7 +219,8 @@ def _from_record(record: Mapping[str, Any]) -> "SearchConfig":
     from hyperalign.config import build, convert
     from hyperalign.search import SearchConfig
 
-    tables: dict[str, type[Any]] = {"train": TrainConfig, "baseline": TrainConfig, "canonical": CanonicalConfig}
+    tables: dict[str, type[Any]] = dict.fromkeys(("train", "baseline", "baseline_both"), TrainConfig)
+    tables["canonical"] = CanonicalConfig
     values = {name: convert(cls, record[name], where=f"{name}.") for name, cls in tables.items() if name in record}
     return build(SearchConfig, {**record, **values})
 
