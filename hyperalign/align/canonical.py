@@ -142,7 +142,9 @@ def find_canonical(moments: Moments, rank: int, *, ridge: float, normalise: bool
     values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
     kept = min(rank, len(values), max(moments.n_rows - 1, 1))
     floor = ridge * values.mean()
-    scale = torch.where(values > 1e-9 * values[0], (values + floor).rsqrt(), 0.0) if values[0] > 0 else 0 * values
+    rounding = 1e-12 * float(moments.mean.square().sum())  # of rows that are the same but for the last float32 bit
+    alive = (values > 1e-9 * values[0]) & (values > rounding)
+    scale = torch.where(alive, (values + floor).rsqrt(), 0.0)
     projection = torch.zeros(len(values), rank, dtype=torch.float64)
     projection[:, :kept] = vectors[:, :kept] * scale[:kept]
     return Canonical(moments.mean.float(), projection.float(), moments.features, moments.width, normalise)

@@ -141,8 +141,9 @@ def blocks(rows: Rows, size: int = BLOCK) -> Iterator[tuple[int, Tensor]]:
 
 
 def to_float(rows: NDArray[Any]) -> Tensor:
-    """A float32 tensor of its own memory."""
-    return torch.from_numpy(np.array(rows, dtype=np.float32))
+    """A float32 tensor of its own memory; what is too large for float32 becomes Inf."""
+    with np.errstate(over="ignore"):
+        return torch.from_numpy(np.array(rows, dtype=np.float32))
 
 
 class Gather:
