@@ -74,7 +74,7 @@ def similarities(solution: Solution, grid: Grid) -> dict[PairIndex, Tensor]:
 
 
 def _seen(rows: Rows, canonical: Canonical | None) -> Tensor:
-    every = to_float(rows[:])
+    every = to_float(rows[:]).nan_to_num(0.0, 0.0, 0.0)
     return every if canonical is None else to_coordinates(every, canonical)
 
 
