@@ -1,0 +1,181 @@
+"""Networks that emit connectors: where they start, what they keep zero, and what they cost."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from hyperalign.align.hypernetwork import (
+    ResidualConfig,
+    ResidualNetwork,
+    SlicedNetwork,
+    Transform,
+    fold_into,
+    transform,
+    transform_step_flops,
+)
+
+CONFIG = ResidualConfig(code_dim=4, hidden=(6, 5), transform_rank=2)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def residual(alive: Tensor | None = None, *, seed: int = 0) -> ResidualNetwork:
+    """Two image and one text encoder of rank 7, unless told which coordinates are alive."""
+    return ResidualNetwork(torch.ones(3, 7) > 0 if alive is None else alive, 2, CONFIG, generator(seed))
+
+
+def shaken(network: ResidualNetwork) -> ResidualNetwork:
+    """The network with every parameter random, as after a training."""
+    draw = generator(9)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.normal_(generator=draw)
+    return network
+
+
+def test_a_transform_is_known_by_hand() -> None:
+    """X + g ⊙ x + U Wᵀ x for x = (1, 2), g = (0, 1), U = (3, 0), W = (0, 1)."""
+    by = Transform(torch.tensor([[0.0, 1.0]]), torch.tensor([[[3.0], [0.0]]]), torch.tensor([[[0.0], [1.0]]]))
+
+    assert transform(torch.tensor([[[1.0, 2.0]]]), by).tolist() == [[[7.0, 4.0]]]
+
+
+def test_at_the_start_nothing_is_transformed() -> None:
+    rows = torch.randn(3, 5, 7, generator=generator())
+
+    assert torch.equal(transform(rows, residual()(torch.arange(3))), rows)
+
+
+def test_a_step_from_the_start_has_somewhere_to_go() -> None:
+    network = residual()
+
+    transform(torch.randn(3, 5, 7, generator=generator()), network(torch.arange(3))).square().sum().backward()
+
+    last = network.mlp[-1]
+    assert isinstance(last, torch.nn.Linear)
+    assert last.weight.grad is not None
+    assert last.weight.grad[: 7 + 14].abs().max() > 0
+
+
+def test_encoders_of_both_sides_have_transforms_of_their_own() -> None:
+    every = shaken(residual())(torch.arange(3))
+
+    for one, other in ((0, 1), (0, 2)):
+        assert not torch.allclose(every.gain[one], every.gain[other])
+    torch.testing.assert_close(shaken(residual())(torch.tensor([2, 0])).left, every.left[[2, 0]])
+
+
+def test_the_side_is_told_to_the_network() -> None:
+    network = shaken(residual())
+    with torch.no_grad():
+        network.codes[2] = network.codes[0]
+
+    image, text = network(torch.tensor([0, 2])).gain
+
+    assert not torch.allclose(image, text)
+
+
+def test_coordinates_that_are_always_zero_stay_zero() -> None:
+    alive = torch.ones(3, 7) > 0
+    alive[1, 4:] = False
+    rows = torch.randn(3, 5, 7, generator=generator()) * alive.unsqueeze(1)
+
+    found = transform(rows, shaken(residual(alive))(torch.arange(3)))
+
+    assert found[1, :, 4:].abs().max() == 0
+    assert found[0, :, 4:].abs().min() > 0
+
+
+def test_folding_a_transform_into_a_projection_is_applying_it() -> None:
+    every = shaken(residual())(torch.arange(3))
+    projection, rows = torch.randn(10, 7, generator=generator()), torch.randn(4, 10, generator=generator(1))
+
+    folded = rows @ fold_into(projection, every, 1)
+
+    torch.testing.assert_close(folded, transform((rows @ projection)[None], every.pick(torch.tensor([1])))[0])
+
+
+def test_a_network_is_its_seeds_and_leaves_the_global_generator_alone() -> None:
+    before = torch.get_rng_state()
+
+    first, again, other = residual(), residual(), residual(seed=1)
+    sliced = [SlicedNetwork(5, 3, generator(seed)) for seed in (0, 0, 1)]
+
+    for one, same, different in ((first, again, other), tuple(sliced)):
+        assert all(torch.equal(a, b) for a, b in zip(one.parameters(), same.parameters(), strict=True))
+        assert not all(torch.equal(a, b) for a, b in zip(one.parameters(), different.parameters(), strict=True))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_rank_of_a_transform_is_cut_to_that_of_the_space() -> None:
+    network = ResidualNetwork(torch.ones(2, 3) > 0, 1, ResidualConfig(transform_rank=16), generator())
+
+    assert network(torch.arange(2)).left.shape == (2, 3, 3)
+
+
+@pytest.mark.parametrize("wrong", [{"code_dim": 0}, {"transform_rank": 0}, {"hidden": (8, 0)}])
+def test_a_width_of_zero_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="must be at least 1"):
+        ResidualConfig(**wrong)
+
+
+def test_no_hidden_layer_is_a_linear_network() -> None:
+    network = ResidualNetwork(torch.ones(2, 3) > 0, 1, ResidualConfig(hidden=()), generator())
+
+    assert network(torch.arange(2)).gain.shape == (2, 3)
+
+
+def test_an_emission_and_its_gradient_cost_what_the_counter_sees() -> None:
+    network = residual()
+
+    with FlopCounterMode(display=False) as forward, torch.no_grad():
+        network(torch.tensor([0, 2]))
+    with FlopCounterMode(display=False) as step:
+        sum(part.sum() for part in network(torch.tensor([0, 2]))).backward()
+
+    assert network.emit_flops(2) == forward.get_total_flops()
+    assert network.step_flops(2) == step.get_total_flops()
+
+
+def test_a_transform_and_its_gradient_cost_what_the_counter_sees() -> None:
+    by = Transform(*(torch.randn(*shape, requires_grad=True) for shape in ((1, 7), (1, 7, 2), (1, 7, 2))))
+
+    with FlopCounterMode(display=False) as counter:
+        transform(torch.randn(1, 5, 7), by).sum().backward()
+
+    assert counter.get_total_flops() == transform_step_flops(5, 7, 2)
+
+
+def test_a_slice_is_the_front_of_the_output_scaled_by_its_size() -> None:
+    """D_max = 3 and D_txt = 2: six numbers of weight, then three of bias."""
+    network, out = SlicedNetwork(3, 2, generator()), torch.arange(1.0, 10.0)
+
+    weight, bias = network.slice_connector(out, 2)
+
+    torch.testing.assert_close(weight, torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]) / 2)  # 1/√4
+    torch.testing.assert_close(bias, torch.tensor([[7.0, 8.0]]) / 2**0.5)
+
+
+def test_the_widest_encoder_gets_the_whole_output() -> None:
+    network, out = SlicedNetwork(3, 2, generator()), torch.arange(1.0, 10.0)
+
+    weight, bias = network.slice_connector(out, 3)
+
+    assert weight.numel() + bias.numel() == out.numel()
+
+
+def test_a_sliced_emission_and_its_gradient_cost_what_the_counter_sees() -> None:
+    network, means = SlicedNetwork(5, 3, generator()), torch.randn(4, 5)
+
+    with FlopCounterMode(display=False) as forward, torch.no_grad():
+        network(means)
+    with FlopCounterMode(display=False) as step:
+        network(means).sum().backward()
+
+    assert network.emit_flops(4) == forward.get_total_flops()
+    assert network.step_flops(4) == step.get_total_flops()
