@@ -10,10 +10,10 @@ from torch import Tensor
 from hyperalign.align.batches import Sampler, valid_items
 from hyperalign.align.canonical import Canonical, Coordinates
 from hyperalign.align.closed_form import CanonicalGrid
-from hyperalign.align.connectors import Connector, connect, infonce, init_connector
-from hyperalign.align.grid import Gather, Grid, PairIndex
+from hyperalign.align.connectors import Connector, connect, contrastive, init_connector, is_tiled
+from hyperalign.align.grid import Gather, Grid, PairIndex, check_pictures
 from hyperalign.align.solution import Progress, Solution, Stop
-from hyperalign.align.train import MAX_LOGIT_SCALE, TrainConfig, fit, scale_parameter
+from hyperalign.align.train import TrainConfig, capped_scale, fit, scale_parameter
 from hyperalign.ledger import connector_step_flops
 
 APE = TrainConfig(n_epochs=10, batch_size=512, pairs_per_step=1, learning_rate=3e-3, n_validations=1)
@@ -42,19 +42,17 @@ def solve_ape(
         progress: Called with pairs done and pairs in all.
         should_stop: True leaves out the pairs not finished.
     """
-    images = [Gather(rows) for rows in grid.images] if canonical is None else canonical.images
-    texts = [Gather(rows) for rows in grid.texts] if canonical is None else canonical.texts
+    check_pictures(grid)
     done, fits, weights, biases = [], [], [], []
     for n, (i, j) in enumerate(pairs):
         if should_stop is not None and should_stop():
             break
-        start = _ape_start(grid, (i, j), canonical, config.seed)
-        learner = _PairLearner(grid, (i, j), start, (images[i], texts[j]), config)
-        n_steps, before = config.steps(learner.sampler.steps_per_epoch), _projected(images[i], texts[j])
+        learner = _PairLearner(grid, (i, j), canonical, config)
+        n_steps, before = config.steps(learner.sampler.steps_per_epoch), learner.projected_flops
         record = fit(learner, config, n_steps, should_stop=should_stop)
         if record.n_steps < n_steps and should_stop is not None and should_stop():
             break  # trained for less than the others, it would stand below its place
-        record.flops += _projected(images[i], texts[j]) - before
+        record.flops += learner.projected_flops - before
         fits.append(record)
         done.append((i, j))
         weights.append(learner.connector.weight.detach()[0])
@@ -67,16 +65,11 @@ def solve_ape(
         pairs=done,
         weights=weights,
         biases=biases,
-        images=_whitenings(images),
-        texts=_whitenings(texts),
+        images=_whitenings(len(grid.images), None if canonical is None else canonical.images),
+        texts=_whitenings(len(grid.texts), None if canonical is None else canonical.texts),
         fits=fits,
         setup_flops=0 if canonical is None else canonical.flops,
     )
-
-
-def _projected(*sides: Gather | Coordinates) -> int:
-    """FLOPs of projections to canonical coordinates so far; batches are projected where coordinates are not kept."""
-    return sum(side.flops for side in sides if isinstance(side, Coordinates))
 
 
 def _ape_start(grid: Grid, pair: PairIndex, canonical: CanonicalGrid | None, seed: int) -> Connector:
@@ -93,15 +86,25 @@ def ape_flops(grid: Grid, pairs: Sequence[PairIndex], config: TrainConfig = APE)
     sampler = Sampler(grid.owner, config.batch_size, config.seed)
     n_steps = config.steps(sampler.steps_per_epoch)
     widths = ((grid.texts[j].shape[1], grid.images[i].shape[1]) for i, j in pairs)
-    return n_steps * sum(connector_step_flops(sampler.batch_size, d_txt, d_img) for d_txt, d_img in widths)
+    batch = sampler.batch_size
+    tiled = is_tiled(1, batch)
+    return n_steps * sum(connector_step_flops(batch, d_txt, d_img, tiled=tiled) for d_txt, d_img in widths)
 
 
 class _PairLearner:
     """One connector by itself, between the rows as they are or between canonical coordinates."""
 
-    def __init__(self, grid: Grid, pair: PairIndex, start: Connector, rows: tuple[object, object], config: TrainConfig):
+    image: Gather | Coordinates
+    text: Gather | Coordinates
+
+    def __init__(self, grid: Grid, pair: PairIndex, canonical: CanonicalGrid | None, config: TrainConfig):
         self.grid, self.pair = grid, pair
-        self.image, self.text = rows
+        i, j = pair
+        if canonical is None:  # read anew for each pair, so that two tables are in memory and not all
+            self.image, self.text = Gather(grid.images[i]), Gather(grid.texts[j])
+        else:
+            self.image, self.text = canonical.images[i], canonical.texts[j]
+        start = _ape_start(grid, pair, canonical, config.seed)
         self.connector = Connector(*(p.clone().requires_grad_() for p in start))
         self.log_scale = scale_parameter(config)
         self.sampler = Sampler(grid.owner, config.batch_size, config.seed)
@@ -110,18 +113,23 @@ class _PairLearner:
     def parameters(self) -> list[Tensor]:
         return [*self.connector, *([self.log_scale] if self.log_scale.requires_grad else [])]
 
+    @property
+    def projected_flops(self) -> int:
+        """Of projections to canonical coordinates so far; batches are projected where coordinates are not kept."""
+        return sum(side.flops for side in (self.image, self.text) if isinstance(side, Coordinates))
+
     def loss(self) -> tuple[Tensor, int]:
         captions = self.sampler.draw()
         pictures = self.grid.owner[captions]
         _, d_img, d_txt = self.connector.weight.shape
-        image = F.normalize(self.image[pictures][:, :d_img], dim=1)  # type: ignore[index]
-        mapped = F.normalize(connect(self.text[captions][None, :, :d_txt], self.connector), dim=2)  # type: ignore[index]
+        image = F.normalize(self.image[pictures][:, :d_img], dim=1)
+        mapped = F.normalize(connect(self.text[captions][None, :, :d_txt], self.connector), dim=2)
         valid = valid_items(
             self.grid.image_ok[self.pair[0], pictures][None], self.grid.text_ok[self.pair[1], captions][None]
         )
-        scale = self.log_scale.exp().clamp_max(MAX_LOGIT_SCALE)
-        return infonce(image[None], mapped, scale, valid).mean(), connector_step_flops(len(captions), d_txt, d_img)
+        flops = connector_step_flops(len(captions), d_txt, d_img, tiled=is_tiled(1, len(captions)))
+        return contrastive(image[None], mapped, capped_scale(self.log_scale), valid).mean(), flops
 
 
-def _whitenings(sides: Sequence[Gather] | Sequence[Coordinates]) -> list[Canonical | None]:
-    return [side.canonical if isinstance(side, Coordinates) else None for side in sides]
+def _whitenings(n_encoders: int, sides: Sequence[Coordinates] | None) -> list[Canonical | None]:
+    return [None] * n_encoders if sides is None else [side.canonical for side in sides]

@@ -19,7 +19,7 @@ from hyperalign.align.hypernetwork import (
     transform_step_flops,
 )
 from hyperalign.align.solution import Progress, Solution, Stop, Validate
-from hyperalign.align.train import MAX_LOGIT_SCALE, TrainConfig, fit, scale_parameter
+from hyperalign.align.train import TrainConfig, capped_scale, fit, scale_parameter
 from hyperalign.ledger import infonce_flops, matmul_flops
 
 RESIDUAL = TrainConfig(n_steps=100, batch_size=512, pairs_per_step=4, learning_rate=1e-2)
@@ -56,8 +56,9 @@ class _ResidualLearner:
         text = transform(torch.stack([self.canonical.texts[j][captions] for j in j_used]), on_text)
         mapped = text[j_to] @ self.canonical.held_out[fold, pairs[:, 0], pairs[:, 1]].mT
         valid = valid_items(self.grid.image_ok[pairs[:, 0]][:, pictures], self.grid.text_ok[pairs[:, 1]][:, captions])
-        scale = self.log_scale.exp().clamp_max(MAX_LOGIT_SCALE)
-        losses = contrastive(F.normalize(image, dim=2)[i_to], F.normalize(mapped, dim=2), scale, valid)
+        losses = contrastive(
+            F.normalize(image, dim=2)[i_to], F.normalize(mapped, dim=2), capped_scale(self.log_scale), valid
+        )
         return losses.mean(), self.step_flops(len(captions), len(pairs), len(i_used) + len(j_used))
 
     def step_flops(self, batch: int, n_pairs: int, n_encoders: int) -> int:

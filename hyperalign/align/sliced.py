@@ -9,7 +9,7 @@ from hyperalign.align.connectors import connect, contrastive, is_tiled
 from hyperalign.align.grid import KEEP_BYTES, Gather, Grid, blocks, check_pictures
 from hyperalign.align.hypernetwork import SlicedNetwork
 from hyperalign.align.solution import Progress, Solution, Stop
-from hyperalign.align.train import MAX_LOGIT_SCALE, TrainConfig, fit, scale_parameter
+from hyperalign.align.train import TrainConfig, capped_scale, fit, scale_parameter
 from hyperalign.ledger import connector_step_flops
 
 SLICED = TrainConfig(
@@ -45,7 +45,7 @@ class _SlicedLearner:
         rows = [self.images[i][pictures] for i in pairs[:, 0]]
         padded = [F.pad(r.mean(0), (0, self.network.d_max - r.shape[1])) for r in rows]
         outs = self.network(torch.stack(padded))
-        scale = self.log_scale.exp().clamp_max(MAX_LOGIT_SCALE)
+        scale = capped_scale(self.log_scale)
         text = self.captions[captions][None]
         losses, flops = [], self.network.step_flops(len(pairs))
         for (i, _), image, out in zip(pairs, rows, outs, strict=True):

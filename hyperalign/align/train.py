@@ -88,6 +88,13 @@ def scale_parameter(config: TrainConfig) -> Tensor:
     return torch.tensor(config.logit_scale).log().requires_grad_(config.learn_scale)
 
 
+def capped_scale(log_logit_scale: Tensor) -> Tensor:
+    """The inverse temperature; a parameter above the cap is put back to it, so that it can fall again."""
+    with torch.no_grad():
+        log_logit_scale.clamp_(max=math.log(MAX_LOGIT_SCALE))
+    return log_logit_scale.exp()
+
+
 class Learner(Protocol):
     """What the loop trains."""
 
