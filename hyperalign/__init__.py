@@ -55,15 +55,6 @@ The map, in the order in which data meets the modules; a line of code may import
         scores          training-free scores
     record     what a run records: columns and keys
     run        what a run is on disk
-    use        what is made of rows and connectors when the search is over
-        index           rows as a Faiss index
-    show       a saved run becomes a terminal table and one HTML file
-        words           numbers and names as people read them
-        view            what is shown, before it is a table or a page
-        table           a run in the terminal
-        page            a run as one HTML file
-        lists           encoders, cache entries, facts
-        progress        bars on a terminal, plain lines elsewhere
     candidates the encoders and pairs that the limits let through
     prepare    from what was asked to rows on disk
     grids      cached rows put together as the methods see them
@@ -75,6 +66,17 @@ The map, in the order in which data meets the modules; a line of code may import
     forecast   what each method will cost, from shapes alone
     account    what a run says of itself
     search     the pipeline
+    plan       what a search would cost, before anything is computed
+    use        what is made of rows and connectors when the search is over
+        index           rows as a Faiss index
+    show       a saved run becomes a terminal table and one HTML file
+        words           numbers and names as people read them
+        view            what is shown, before it is a table or a page
+        table           a run in the terminal
+        page            a run as one HTML file
+        planned         a plan in the terminal
+        lists           encoders, cache entries, facts
+        progress        bars on a terminal, plain lines elsewhere
     config     words and TOML files become configurations
     doctor     what is installed and what is wrong with it
     cli        words in, one library call, words out

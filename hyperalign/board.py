@@ -21,7 +21,7 @@ from hyperalign.record import LEADERBOARD_COLUMNS, AgreementRecord
 from hyperalign.scoring import KS, retrieval, zero_shot, zero_shot_parts
 from hyperalign.solve import Solved
 
-__all__ = ["Tested", "compare", "evaluate", "score_without_training"]
+__all__ = ["Tested", "compare", "evaluate", "score_without_training", "training_free_flops"]
 
 _SAMPLE = 1000  # items that training-free scores are taken from
 
@@ -128,9 +128,14 @@ def score_without_training(grid: Grid) -> tuple[TrainingFree, int]:
         total = np.zeros((len(items), values.shape[1]), np.float32)
         np.add.at(total, which, values)
         texts.append(total / (last - first)[:, None])
-    widths = [x.shape[1] for x in images], [x.shape[1] for x in texts]
-    flops = cka_flops(len(items), *widths) + mutual_knn_flops(len(items), *widths)
-    return training_free_scores(images, texts), flops
+    return training_free_scores(images, texts), training_free_flops(grid)
+
+
+def training_free_flops(grid: Grid) -> int:
+    """FLOPs of `score_without_training`, from shapes."""
+    n_items = min(_SAMPLE, grid.n_images)
+    widths = [rows.shape[1] for rows in grid.images], [rows.shape[1] for rows in grid.texts]
+    return cka_flops(n_items, *widths) + mutual_knn_flops(n_items, *widths)
 
 
 def _facts(image: EncoderSpec, text: EncoderSpec, latencies: Any) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from hyperalign.align.hypernetwork import ResidualConfig, transform_step_flops
 from hyperalign.align.solution import Solution
 from hyperalign.align.train import TrainConfig
 from hyperalign.ledger import (
+    adamw_flops,
     connector_step_flops,
     covariance_flops,
     eigh_flops,
@@ -31,7 +32,7 @@ from hyperalign.ledger import (
 )
 from hyperalign.solve import Method, Recipe
 
-__all__ = ["Forecast", "forecast", "hollow_grid", "setup_flops"]
+__all__ = ["Forecast", "Hollow", "canonical_bytes", "forecast", "hollow_grid", "setup_flops"]
 
 
 class Forecast(NamedTuple):
@@ -40,6 +41,7 @@ class Forecast(NamedTuple):
     Attributes:
         setup_flops: Canonical coordinates and connectors in closed form; 0 where the method needs none.
         train_flops: Forward and backward of all steps, and the emission.
+        optimiser_flops: AdamW's updates.
         n_steps: Optimiser steps, of all pairs or networks together.
         n_looks: How often validation is looked at while training.
         solution: The connectors, without numbers: their shapes say what scoring them costs.
@@ -47,17 +49,19 @@ class Forecast(NamedTuple):
 
     setup_flops: int
     train_flops: int
+    optimiser_flops: int
     n_steps: int
     n_looks: int
     solution: Solution
 
 
-class _Hollow(NamedTuple):
+class Hollow(NamedTuple):
     """Rows of which only the shape is known."""
 
     shape: tuple[int, ...]
 
     def __getitem__(self, index: Any) -> NDArray[Any]:  # type: ignore[override]
+        """Nothing."""
         raise TypeError("rows that are not computed yet have a shape and no numbers")
 
 
@@ -91,8 +95,8 @@ def hollow_grid(image_widths: Sequence[int], text_widths: Sequence[int], owner: 
     """
     n_images, n_captions = int(owner[-1]) + 1, len(owner)
     return Grid(
-        images=tuple(_Hollow((n_images, width)) for width in image_widths),
-        texts=tuple(_Hollow((n_captions, width)) for width in text_widths),
+        images=tuple(Hollow((n_images, width)) for width in image_widths),
+        texts=tuple(Hollow((n_captions, width)) for width in text_widths),
         owner=owner,
         image_ok=np.broadcast_to(np.True_, (len(image_widths), n_images)),
         text_ok=np.broadcast_to(np.True_, (len(text_widths), n_captions)),
@@ -132,6 +136,13 @@ def setup_flops(grid: Grid, config: CanonicalConfig) -> int:
     return flops + n_folds * n_img * n_txt * turning
 
 
+def canonical_bytes(grid: Grid, config: CanonicalConfig) -> int:
+    """Memory that canonical coordinates and the connectors of all folds take while they are made."""
+    ranks, (n_img, n_txt) = _ranks(grid, config), grid.shape
+    coordinates = 4 * ranks.rank * (grid.n_images * n_img + grid.n_captions * n_txt) if ranks.kept else 0
+    return coordinates + 4 * (2 * config.n_folds + 1) * n_img * n_txt * ranks.rank**2
+
+
 def _ranks(grid: Grid, config: CanonicalConfig) -> _Ranks:
     n_img, _ = grid.shape
     features = [min(rows.shape[1], config.max_features or rows.shape[1]) for rows in (*grid.images, *grid.texts)]
@@ -157,7 +168,7 @@ def _closed_form(method: Method, grid: Grid, pairs: Sequence[PairIndex], recipe:
     if method.sides == "text" and recipe.canonical.normalise:
         texts = [_whitening(rows.shape[1], rows.shape[1], rows.shape[1]) for rows in grid.texts]
         solution = replace(solution, texts=texts)
-    return Forecast(setup_flops(grid, recipe.canonical), emit, 0, 0, solution)
+    return Forecast(setup_flops(grid, recipe.canonical), emit, 0, 0, 0, solution)
 
 
 def _residual(method: Method, grid: Grid, pairs: Sequence[PairIndex], recipe: Recipe) -> Forecast:
@@ -184,14 +195,17 @@ def _residual(method: Method, grid: Grid, pairs: Sequence[PairIndex], recipe: Re
     emit += sum(2 * matmul_flops(width, r, k) for width in ranks.features)
     n_looks = _n_looks(config, n_steps)
     flops += (n_looks + 1) * emit  # every look emits all transforms
-    return Forecast(setup_flops(grid, recipe.canonical), flops, n_steps, n_looks, _canonical(grid, pairs, ranks))
+    n_params = len(ranks.features) * network.code_dim + _mlp_params(widths) + config.learn_scale
+    updates = adamw_flops(n_params, n_steps)
+    solution = _canonical(grid, pairs, ranks)
+    return Forecast(setup_flops(grid, recipe.canonical), flops, updates, n_steps, n_looks, solution)
 
 
 def _sliced(method: Method, grid: Grid, pairs: Sequence[PairIndex], recipe: Recipe) -> Forecast:
     config = replace(recipe.sliced, seed=method.seed)
     sampler = Sampler(grid.owner, config.batch_size, config.seed)
     n_steps, d_max = config.steps(sampler.steps_per_epoch), max(rows.shape[1] for rows in grid.images)
-    flops = 0
+    flops = updates = 0
     for j, rows in enumerate(grid.texts):
         d_txt = rows.shape[1]
         widths = (d_max, 32, 128, 512, d_max * d_txt + d_max)
@@ -201,7 +215,8 @@ def _sliced(method: Method, grid: Grid, pairs: Sequence[PairIndex], recipe: Reci
             drawn = [grid.images[i].shape[1] for i in order.draw()[:, 0]]
             flops += mlp_step_flops(len(drawn), widths, input_grad=False)
             flops += sum(_connector_step(sampler.batch_size, d_txt, d_img) for d_img in drawn)
-    return Forecast(0, flops, n_steps * grid.shape[1], 0, _between_rows(grid, pairs))
+        updates += adamw_flops(_mlp_params(widths) + config.learn_scale, n_steps)
+    return Forecast(0, flops, updates, n_steps * grid.shape[1], 0, _between_rows(grid, pairs))
 
 
 def _ape(method: Method, grid: Grid, pairs: Sequence[PairIndex], recipe: Recipe) -> Forecast:
@@ -215,12 +230,17 @@ def _ape(method: Method, grid: Grid, pairs: Sequence[PairIndex], recipe: Recipe)
     if both and not ranks.kept:
         used = [e for i, j in pairs for e in (i, grid.shape[0] + j)]
         flops += n_steps * sum(matmul_flops(batch, ranks.features[e], ranks.shared) for e in used)
+    n_params = sum(w.numel() + w.shape[0] + config.learn_scale for w in solution.weights)
     setup = setup_flops(grid, recipe.canonical) if both else 0
-    return Forecast(setup, flops, n_steps * len(pairs), 0, solution)
+    return Forecast(setup, flops, adamw_flops(n_params, n_steps), n_steps * len(pairs), 0, solution)
 
 
 def _connector_step(batch: int, d_txt: int, d_img: int) -> int:
     return connector_step_flops(batch, d_txt, d_img, tiled=is_tiled(1, batch))
+
+
+def _mlp_params(widths: Sequence[int]) -> int:
+    return sum((a + 1) * b for a, b in pairwise(widths))
 
 
 def _n_looks(config: TrainConfig, n_steps: int) -> int:

@@ -15,7 +15,7 @@ from hyperalign.align.grid import Rows
 from hyperalign.candidates import Candidates, recall_latency, remember_latency, this_machine
 from hyperalign.embed.cache import CacheKey, Entry, fill, is_whole
 from hyperalign.embed.data import Dataset, LabelSet, open_dataset, open_label_set
-from hyperalign.embed.identity import identity, pin
+from hyperalign.embed.identity import Identity, identity, is_pinned, pin
 from hyperalign.embed.memory import keep, recall
 from hyperalign.embed.zoo import EncoderSpec
 from hyperalign.ledger import Line
@@ -81,12 +81,24 @@ def open_data(  # noqa: PLR0913 - the options of `--data`
 
 
 def embedding_jobs(
-    candidates: Candidates, dataset: Dataset, labels: LabelSet | None, *, cache_dir: Path, autocast: bool = False
+    candidates: Candidates,
+    dataset: Dataset,
+    labels: LabelSet | None,
+    *,
+    cache_dir: Path,
+    autocast: bool = False,
+    ask_hub: bool = True,
 ) -> list[Job]:
-    """Every entry of the cache that a search needs, encoder by encoder."""
+    """Every entry of the cache that a search needs, encoder by encoder.
+
+    Where the hub must not be asked, an encoder whose commit is not known gets keys that no entry has.
+    """
     jobs = []
     for spec in (*candidates.images, *candidates.texts):
-        own = identity(spec, memory=cache_dir, autocast=autocast)
+        if ask_hub or is_pinned(spec, memory=cache_dir):
+            own = identity(spec, memory=cache_dir, autocast=autocast)
+        else:
+            own = Identity(weights="", revision="not known yet", preprocess="", pooling="", prompt="")
         image = spec.modality == "image"
         parts: list[tuple[str, str, Any, str]] = []
         for name in SPLITS:

@@ -1,6 +1,6 @@
 """What a search is asked for; with the data it determines the table."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from hyperalign.solve import Method, Recipe
 __all__ = ["METHODS", "SearchConfig"]
 
 METHODS = ("ape", "closed-form", "hypernet", "hypernet-sliced")
+_ANSWERS = ("hypernet", "hypernet-sliced", "closed-form", "ape")  # whose order is the answer: the first that is run
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,6 +116,16 @@ class SearchConfig:
             seeds = range(self.seed, self.seed + self.baseline_seeds)
             wanted += [Method("ape", sides, seed) for sides in self.all_sides() for seed in seeds]
         return wanted
+
+    def answering(self, among: Sequence[Method] | None = None) -> Method:
+        """The method whose order is the answer, of those that have finished or of all."""
+        return min(self.plan_methods() if among is None else among, key=lambda one: _ANSWERS.index(one.name))
+
+    def n_verified(self) -> int:
+        """How many of the first pairs the baseline trains too; none where its grid is run anyway."""
+        if "ape" in self.methods:
+            return 0
+        return int(self.zoo == ("embedded",)) if self.verify is None else self.verify
 
 
 def _training(given: Mapping[str, Any], where: str) -> dict[str, Any]:

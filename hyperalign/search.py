@@ -50,7 +50,6 @@ __all__ = ["METHODS", "Asked", "SearchConfig", "ask", "embed", "search"]
 
 Progress = Callable[[str, int, int], None]
 
-_ANSWERS = ("hypernet", "hypernet-sliced", "closed-form", "ape")  # whose order is the answer, the first that was run
 _KEPT = 10  # connectors of the first pairs go into the run folder
 
 
@@ -116,7 +115,8 @@ def search(
     solved = [one for one in every if one.solution.pairs]
     if not solved:
         raise ValueError(f"no pair was finished in {config.max_minutes:g} minutes; go on with more, as --max-minutes")
-    best = min(solved, key=lambda one: _ANSWERS.index(one.method.name))
+    answering = config.answering([one.method for one in solved])
+    best = next(one for one in solved if one.method == answering)
     checked = _verify(config, best, bench)
     lines += [line for one in (*solved, *checked) for line in one.lines]
 
@@ -150,16 +150,16 @@ def embed(config: SearchConfig, *, cache_dir: Path, progress: Progress, say: Say
         say(note)
 
 
-def ask(config: SearchConfig, *, cache_dir: Path, progress: Progress, measure: bool = True) -> Asked:
+def ask(config: SearchConfig, *, cache_dir: Path, progress: Progress, dry: bool = False) -> Asked:
     """Find encoders, data and what must be embedded; a user's mistakes come to light before anything is computed.
 
     Args:
         config: What is asked.
         cache_dir: Where embeddings are kept.
         progress: Told `(stage, done, total)`.
-        measure: Whether latencies that a limit asks for may be measured.
+        dry: Measure no latency that a limit asks for, and ask no hub for the commit of weights.
     """
-    candidates = find_candidates(config.zoo, config.limits, cache_dir=cache_dir, progress=progress, measure=measure)
+    candidates = find_candidates(config.zoo, config.limits, cache_dir=cache_dir, progress=progress, measure=not dry)
     dataset, labels = open_data(
         config.data,
         strict=config.strict,
@@ -170,7 +170,7 @@ def ask(config: SearchConfig, *, cache_dir: Path, progress: Progress, measure: b
         cache_dir=cache_dir,
         progress=progress,
     )
-    jobs = embedding_jobs(candidates, dataset, labels, cache_dir=cache_dir, autocast=config.autocast)
+    jobs = embedding_jobs(candidates, dataset, labels, cache_dir=cache_dir, autocast=config.autocast, ask_hub=not dry)
     return Asked(candidates, dataset, labels, jobs)
 
 
@@ -222,10 +222,10 @@ def _with_latencies(candidates: Candidates, cache_dir: Path) -> Candidates:
 
 def _verify(config: SearchConfig, best: Solved, bench: Workbench) -> list[Solved]:
     """The first pairs by the baseline, unless its grid was run anyway."""
-    k = config.verify if config.verify is not None else int(config.zoo == ("embedded",))
-    if k == 0 or "ape" in config.methods:
+    if not config.n_verified():
         return []
-    first = sorted((-best.validation).argsort(kind="stable")[:k].tolist())  # in the order of the grid
+    order = (-best.validation).argsort(kind="stable")
+    first = sorted(order[: config.n_verified()].tolist())  # in the order of the grid
     checked = verify([best.solution.pairs[n] for n in first], bench, config.seed)
     return [checked] if checked.solution.pairs else []
 

@@ -226,11 +226,13 @@ def _from_record(record: Mapping[str, Any]) -> "SearchConfig":
 
 
 def _print_plan(wanted: "SearchConfig", cache_dir: Path, *, json: bool) -> None:
-    from hyperalign import search as engine
-    from hyperalign.show.lists import plan_table
+    from hyperalign.plan import plan
+    from hyperalign.show.planned import plan_table
 
-    planned = engine.plan(wanted, cache_dir=cache_dir)
+    with show_progress() as display:
+        planned = plan(wanted, cache_dir=cache_dir, progress=display.progress)
     if json:
         print_json(planned)
     else:
-        stdout().print(plan_table(planned))
+        console = stdout()
+        console.print(plan_table(planned, width=console.width))

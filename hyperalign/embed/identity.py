@@ -19,7 +19,7 @@ import numpy as np
 from hyperalign.embed.memory import file_digests, keep, recall, stamp
 from hyperalign.embed.zoo import EncoderSpec, Facts, complete
 
-__all__ = ["Identity", "facts", "identity", "pin", "settle", "weights_digest"]
+__all__ = ["Identity", "facts", "identity", "is_pinned", "pin", "settle", "weights_digest"]
 
 _OWN = ("input_size", "mean", "std", "interpolation", "crop_pct")
 _DECLARED = {
@@ -94,6 +94,12 @@ def facts(spec: EncoderSpec, *, memory: Path | None) -> Facts:
     )
 
 
+def is_pinned(spec: EncoderSpec, *, memory: Path | None) -> bool:
+    """Whether the commit of its weights is known without asking the hub, or it has none."""
+    on_hub = spec.loader in ("timm", "sentence-transformers") and spec.checkpoint is None
+    return spec.revision is not None or not on_hub or "commit" in recall(memory, _about_commit(spec))
+
+
 def settle(spec: EncoderSpec, *, memory: Path | None) -> EncoderSpec:
     """`spec` with its facts known, so that every limit can be held against it."""
     return complete(spec, facts(spec, memory=memory))
@@ -157,12 +163,16 @@ def _revision(spec: EncoderSpec, memory: Path | None) -> str:
         return spec.revision
     if spec.loader not in ("timm", "sentence-transformers") or spec.checkpoint is not None:
         return ""
-    about = f"commit of {spec.loader} {spec.architecture}"
+    about = _about_commit(spec)
     known = recall(memory, about).get("commit")
     if known is None:
         known = _ask_hub(spec)
         keep(memory, about, {"commit": known})
     return str(known)
+
+
+def _about_commit(spec: EncoderSpec) -> str:
+    return f"commit of {spec.loader} {spec.architecture}"
 
 
 def _ask_hub(spec: EncoderSpec) -> str:

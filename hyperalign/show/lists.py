@@ -1,4 +1,4 @@
-"""Plain lists in the terminal: facts, encoders, cache entries, a plan. As wide as they need, names as they are."""
+"""Plain lists in the terminal: facts, encoders, cache entries. As wide as they need, names as they are."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime

@@ -17,12 +17,12 @@ from hyperalign.run import Run
 from hyperalign.show.view import ABOUT_RATIOS, Board, Cost, Row, agreements, costs, draw_board, ratios, totals
 from hyperalign.show.words import NONE, clean, count, flops, points, size
 
-__all__ = ["agreement_table", "leaderboard_table", "ledger_table", "render_run"]
+__all__ = ["Column", "agreement_table", "fit", "leaderboard_table", "ledger_table", "render_run"]
 
 N_ROWS = 15
 
 
-class _Column(NamedTuple):
+class Column(NamedTuple):
     """One column of a table: its head, its cells, and how early it goes when space is short (0: never)."""
 
     head: str
@@ -58,60 +58,57 @@ def leaderboard_table(board: Board, *, width: int, n_rows: int = N_ROWS) -> Grou
         return [word(float(row.facts[name])) for row in rows]
 
     columns = [
-        _Column("#", [str(row.position) for row in rows]),
-        _Column("rank", [str(row.rank) for row in rows], goes=2),
-        _Column("pair", [f"{row.image} + {row.text}" for row in rows], left=True),
-        _Column("score", [points(row.score) for row in rows]),
-        _Column("95 %", [_interval(row) for row in rows], goes=1),
-        _Column("P(best)", [_share(row.p_best) for row in rows], goes=7),
-        *(
-            _Column(name, [points(row.others[index]) for row in rows], goes=4)
-            for index, name in enumerate(board.others)
-        ),
-        _Column("params", fact("n_params_image", count), goes=3),
-        _Column("GFLOP", fact("gflops_image", lambda value: NONE if value != value else f"{value:.3g}"), goes=6),
-        _Column("latency", fact("latency_ms", lambda value: NONE if value != value else f"{value:.3g} ms"), goes=8),
-        _Column("training", fact("train_flops", flops), goes=5),
+        Column("#", [str(row.position) for row in rows]),
+        Column("rank", [str(row.rank) for row in rows], goes=2),
+        Column("pair", [f"{row.image} + {row.text}" for row in rows], left=True),
+        Column("score", [points(row.score) for row in rows]),
+        Column("95 %", [_interval(row) for row in rows], goes=1),
+        Column("P(best)", [_share(row.p_best) for row in rows], goes=7),
+        *(Column(name, [points(row.others[index]) for row in rows], goes=4) for index, name in enumerate(board.others)),
+        Column("params", fact("n_params_image", count), goes=3),
+        Column("GFLOP", fact("gflops_image", lambda value: NONE if value != value else f"{value:.3g}"), goes=6),
+        Column("latency", fact("latency_ms", lambda value: NONE if value != value else f"{value:.3g} ms"), goes=8),
+        Column("training", fact("train_flops", flops), goes=5),
     ]
     title = f"{board.method}: {board.measure} on the test images; the order was chosen on validation"
     hidden = len(board.rows) - len(rows)
     more = [f"{hidden} more pairs in leaderboard.csv"] if hidden else []
-    return _fit(title, columns, width=width, more=more)
+    return fit(title, columns, width=width, more=more)
 
 
 def agreement_table(run: Run, *, width: int) -> Group:
     """How far orders agree, the noise ceiling among them."""
     items = agreements(run)
     columns = [
-        _Column("order", [clean(item["order"]) for item in items], left=True),
-        _Column("held against", [clean(item["reference"]) for item in items], left=True),
-        _Column("pairs", [str(item["n_pairs"]) for item in items], goes=4),
-        _Column("Spearman", [_decimals(item["spearman"]) for item in items]),
-        _Column("Kendall", [_decimals(item["kendall"]) for item in items], goes=1),
-        _Column("NDCG@5", [_decimals(item["ndcg_at_5"]) for item in items], goes=2),
-        _Column("regret@1", [points(item["regret_at_1"]) for item in items]),
-        _Column("95 %", [_between(item["regret_low"], item["regret_high"]) for item in items], goes=3),
+        Column("order", [clean(item["order"]) for item in items], left=True),
+        Column("held against", [clean(item["reference"]) for item in items], left=True),
+        Column("pairs", [str(item["n_pairs"]) for item in items], goes=4),
+        Column("Spearman", [_decimals(item["spearman"]) for item in items]),
+        Column("Kendall", [_decimals(item["kendall"]) for item in items], goes=1),
+        Column("NDCG@5", [_decimals(item["ndcg_at_5"]) for item in items], goes=2),
+        Column("regret@1", [points(item["regret_at_1"]) for item in items]),
+        Column("95 %", [_between(item["regret_low"], item["regret_high"]) for item in items], goes=3),
     ]
     reasons = [f"{clean(item['order'])}: {clean(item['reason'])}" for item in items if item["reason"]]
-    return _fit("Agreement of orders", columns, width=width, more=reasons)
+    return fit("Agreement of orders", columns, width=width, more=reasons)
 
 
 def ledger_table(run: Run, *, width: int) -> Group:
     """Costs by method and stage, the two ratios, and what a ratio means."""
     lines = costs(run)
     columns = [
-        _Column("method", [line.method for line in lines], left=True),
-        _Column("stage", [line.stage + (" *" if line.in_search else "") for line in lines], left=True),
-        _Column("cost", [flops(line.flops) for line in lines]),
-        _Column("time", [line.time for line in lines], goes=1),
-        _Column("peak memory", [size(line.peak_bytes) for line in lines], goes=3),
-        _Column("achieved", [_speed(line) for line in lines], goes=2),
+        Column("method", [line.method for line in lines], left=True),
+        Column("stage", [line.stage + (" *" if line.in_search else "") for line in lines], left=True),
+        Column("cost", [flops(line.flops) for line in lines]),
+        Column("time", [line.time for line in lines], goes=1),
+        Column("peak memory", [size(line.peak_bytes) for line in lines], goes=3),
+        Column("achieved", [_speed(line) for line in lines], goes=2),
     ]
     more = ["* counts as the cost of a search: set-up + training + validation", totals(run)]
     peak = run.result.get("roofline", {}).get("flops_per_second")
     if peak:
         more.append(f"the best matrix product this machine showed in this run: {flops(peak)}/s")
-    parts: list[RenderableType] = [_fit("Ledger", columns, width=width, more=more)]
+    parts: list[RenderableType] = [fit("Ledger", columns, width=width, more=more)]
     for item in ratios(run):
         head = Text.assemble((f"{item.setting}: ", "bold"), (item.ratio, "bold"))
         sides = Text(f"{item.baseline}\n{item.method}")
@@ -121,7 +118,7 @@ def ledger_table(run: Run, *, width: int) -> Group:
     return Group(*parts)
 
 
-def _fit(title: str, columns: Sequence[_Column], *, width: int, more: Sequence[str]) -> Group:
+def fit(title: str, columns: Sequence[Column], *, width: int, more: Sequence[str]) -> Group:
     """A table of the columns that fit into `width`, the first of which say most."""
     kept = list(columns)
     while _width(kept) > width and any(column.goes for column in kept):
@@ -136,7 +133,7 @@ def _fit(title: str, columns: Sequence[_Column], *, width: int, more: Sequence[s
     return Group(table, *(Text(note, style="dim") for note in notes))
 
 
-def _width(columns: Sequence[_Column]) -> int:
+def _width(columns: Sequence[Column]) -> int:
     widest = [max(Text(text).cell_len for text in (column.head, *column.cells)) for column in columns]
     return sum(widest) + 2 * len(columns)
 

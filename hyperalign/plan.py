@@ -1,0 +1,282 @@
+"""What a search would cost, before anything is computed: operations, seconds, bytes on disk and in memory.
+
+Operations come from the same functions as the ledger. Seconds are estimates: remembered rows a second where an
+encoder has run on this machine, else operations over a measured matrix product times a share that was seen to be
+reached (`_REACHED`); half or twice as long is no surprise. Memory leaves out what an encoder holds while it computes.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hyperalign.align.grid import KEEP_BYTES, Grid
+from hyperalign.align.solution import Solution
+from hyperalign.board import training_free_flops
+from hyperalign.embed.cache import is_whole
+from hyperalign.embed.zoo import EncoderSpec
+from hyperalign.forecast import Forecast, Hollow, canonical_bytes, forecast, hollow_grid
+from hyperalign.grids import LabelGrid
+from hyperalign.ledger import Line, search_flops, total_flops
+from hyperalign.machine import measure_matmul, peak_bytes
+from hyperalign.prepare import Job, recall_rate
+from hyperalign.request import SearchConfig
+from hyperalign.scoring import first_captions, scoring_flops, zero_shot_flops, zero_shot_parts
+from hyperalign.search import Asked, ask
+from hyperalign.solve import Method
+
+__all__ = ["Plan", "Step", "plan"]
+
+Progress = Callable[[str, int, int], None]
+
+# Shares of the best matrix product, on 12 × 4 encoders of 64 to 1024 numbers and 3,000 pictures with five captions,
+# one thread: set-up 0.48 and 0.39, validation 0.5, training 0.3 to 0.5 without the optimiser.
+_REACHED = {"embedding": 0.3, "set-up": 0.4, "training": 0.35, "validation": 0.5, "test evaluation": 0.3}
+_SECONDS_PER_UPDATE = 1.3e-8  # of one parameter by AdamW, with its gradient written and read
+_SECONDS_PER_ROW = {"image": 2e-3, "text": 1e-4}  # reading and decoding, beside the encoder's own work
+_SHARD_ROWS = 8192  # rows of an embedding held before they are written
+_BLOCK_BYTES = 64 * 2**20  # similarities held at a time
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """One part of a search.
+
+    Attributes:
+        stage: Of the ledger's stages.
+        method: Whose; empty where all share it.
+        what: What will be done, in words.
+        flops: From shapes.
+        seconds: Estimate; 0 where nothing is left to do or where another step's time has it; None where unknown.
+        disk_bytes: Written.
+        memory_bytes: Largest resident memory, about.
+        cached: Whether nothing is left to do.
+    """
+
+    stage: str
+    method: str
+    what: str
+    flops: int
+    seconds: float | None
+    disk_bytes: int = 0
+    memory_bytes: int = 0
+    cached: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """All of a search, and what it is compared with.
+
+    Attributes:
+        counts: What the limits let through, in words.
+        steps: In the order in which they run.
+        search_flops: Set-up, training and validation of the method that answers.
+        all_flops: Everything; what is shared counts once.
+        grid_flops: The baseline's text-sided grid, whether it is asked for or not.
+        seconds: Of all steps whose time is known.
+        disk_bytes: Of all steps.
+        memory_bytes: Of the largest.
+        flops_per_second: The matrix product that seconds were estimated with.
+    """
+
+    counts: tuple[str, ...]
+    steps: tuple[Step, ...]
+    search_flops: int
+    all_flops: int
+    grid_flops: int
+    seconds: float
+    disk_bytes: int
+    memory_bytes: int
+    flops_per_second: float
+
+
+def plan(config: SearchConfig, *, cache_dir: Path, progress: Progress) -> Plan:
+    """Say what `search` would do with a configuration.
+
+    Zoos and data are opened and looked at as the search would do it, so a user's mistakes come to light here too.
+    """
+    asked = ask(config, cache_dir=cache_dir, progress=progress, dry=True)
+    drawing = _Drawing(config, asked, cache_dir)
+    steps = [*drawing.embedding(), *drawing.methods(), *drawing.verification(), *drawing.testing()]
+    lines = [Line(step.stage, step.method, step.what, step.flops, step.seconds or 0.0) for step in steps]
+    return Plan(
+        counts=asked.candidates.counts,
+        steps=tuple(steps),
+        search_flops=search_flops(lines, config.answering().label),
+        all_flops=total_flops(lines),
+        grid_flops=drawing.grid_flops(),
+        seconds=sum(step.seconds or 0.0 for step in steps),
+        disk_bytes=sum(step.disk_bytes for step in steps),
+        memory_bytes=max(step.memory_bytes for step in steps),
+        flops_per_second=drawing.rate,
+    )
+
+
+class _Drawing:
+    """The shapes of a search, and what its parts will cost."""
+
+    def __init__(self, config: SearchConfig, asked: Asked, cache_dir: Path) -> None:
+        """Measure the matrix product; nothing else is computed."""
+        self.config, self.asked, self.cache_dir = config, asked, cache_dir
+        self.rate, self.base = measure_matmul(size=1024), peak_bytes()
+        self.pairs, self.recipe = asked.candidates.pair_indices(), config.recipe()
+        self.train, self.val, self.test = (self._grid(name) for name in ("train", "val", "test"))
+        self.labels = self._label_grid()
+        self.made = [(method, self._forecast(method)) for method in config.plan_methods()]
+
+    def embedding(self) -> list[Step]:
+        """One step for each encoder."""
+        specs = dict.fromkeys(job.spec for job in self.asked.jobs)
+        return [self._embedding(spec, [job for job in self.asked.jobs if job.spec == spec]) for spec in specs]
+
+    def methods(self) -> list[Step]:
+        """Set-up, training and validation of each method; a set-up that several share takes its time once."""
+        steps: list[Step] = []
+        for method, cost in self.made:
+            if cost.setup_flops:
+                first = all(step.stage != "set-up" for step in steps)
+                what = "moments, eigendecompositions, cross-products" if first else "shared, made once"
+                seconds = self._seconds("set-up", cost.setup_flops) if first else 0.0
+                memory = self._held(cost) if first else 0
+                steps.append(self._step("set-up", method.label, what, cost.setup_flops, seconds, memory))
+            steps += self._training("training", method, cost)
+            steps.append(self._validation(method, cost))
+        return steps
+
+    def verification(self) -> list[Step]:
+        """The first pairs by the baseline; which they are is not known yet, so the dearest ones are taken."""
+        dearest = sorted(self.pairs, key=self._size, reverse=True)[: self.config.n_verified()]
+        method = Method("ape", "text", self.config.seed)
+        return self._training("verification", method, self._forecast(method, dearest)) if dearest else []
+
+    def testing(self) -> list[Step]:
+        """All methods on the test items, and the training-free scores."""
+        steps = []
+        if self.config.scores:
+            flops, stage = training_free_flops(self.train), "test evaluation"
+            steps.append(self._step(stage, "", "training-free scores", flops, self._seconds(stage, flops), 0))
+        for method, cost in self.made:
+            flops = scoring_flops(cost.solution, self.test)
+            if self.labels is not None:
+                flops += zero_shot_flops(cost.solution, self.labels, zero_shot_parts(self.labels)[1])
+            n_hits = len(self.pairs) * (self.test.n_captions + self.test.n_images)
+            seconds = self._seconds("test evaluation", flops)
+            memory = _scoring_bytes(cost.solution, self.test) + 12 * n_hits * len(self.made)
+            step = self._step("test evaluation", method.label, "all pairs", flops, seconds, memory, disk=n_hits)
+            steps.append(step)
+        return steps
+
+    def grid_flops(self) -> int:
+        """The baseline's text-sided grid: training, and one look at validation."""
+        cost = self._forecast(Method("ape", "text", self.config.seed))
+        return cost.train_flops + scoring_flops(cost.solution, self.val)
+
+    def _grid(self, name: str) -> Grid:
+        split, candidates = self.asked.dataset.splits[name], self.asked.candidates
+        images, texts = ([spec.embed_dim or 0 for spec in specs] for specs in (candidates.images, candidates.texts))
+        return hollow_grid(images, texts, split.owner)
+
+    def _label_grid(self) -> LabelGrid | None:
+        labels = self.asked.labels
+        if labels is None:
+            return None
+        grid, n_prompts = self.train, len(labels.prompts())
+        return LabelGrid(
+            name=labels.name,
+            images=tuple(Hollow((len(labels.labels), rows.shape[1])) for rows in grid.images),
+            texts=tuple(Hollow((n_prompts, rows.shape[1])) for rows in grid.texts),
+            labels=labels.labels,
+            n_classes=len(labels.class_names),
+        )
+
+    def _forecast(self, method: Method, pairs: Sequence[tuple[int, int]] | None = None) -> Forecast:
+        return forecast(method, self.train, self.pairs if pairs is None else pairs, self.recipe)
+
+    def _size(self, pair: tuple[int, int]) -> int:
+        return int(self.train.images[pair[0]].shape[1] * self.train.texts[pair[1]].shape[1])
+
+    def _embedding(self, spec: EncoderSpec, jobs: Sequence[Job]) -> Step:
+        ready = spec.loader == "rows"
+        missing = sum(len(job.items) for job in jobs if not (ready or is_whole(self.cache_dir, job.key)))
+        flops, width = round((spec.gflops or 0.0) * 1e9) * missing, spec.embed_dim or 0
+        rate = recall_rate(spec, self.cache_dir)
+        seconds: float | None = missing / rate if rate else None
+        if seconds is None and (spec.gflops is not None or not missing):
+            seconds = self._seconds("embedding", flops) + _SECONDS_PER_ROW[spec.modality] * missing
+        cached = sum(len(job.items) for job in jobs) - missing
+        what = f"{spec.name}: " + ("ready rows" if ready else f"{missing:,} rows to embed, {cached:,} in the cache")
+        memory = 4 * (spec.n_params or 0) + 6 * width * min(missing, _SHARD_ROWS) if missing else 0
+        return self._step("embedding", "", what, flops, seconds, memory, disk=2 * missing * width, cached=not missing)
+
+    def _training(self, stage: str, method: Method, cost: Forecast) -> list[Step]:
+        if not cost.train_flops:
+            return []
+        n_pairs = len(cost.solution.pairs)
+        what = f"{n_pairs} pairs, {cost.n_steps:,} steps" if cost.n_steps else f"{n_pairs} pairs, emission alone"
+        seconds = self._seconds("training", cost.train_flops) + cost.optimiser_flops / 14 * _SECONDS_PER_UPDATE
+        looks = cost.n_looks * scoring_flops(cost.solution, first_captions(self.val))
+        seconds += self._seconds("validation", looks)
+        disk = _solution_bytes(cost.solution)
+        steps = [self._step(stage, method.label, what, cost.train_flops, seconds, self._held(cost), disk=disk)]
+        if cost.n_steps:
+            what = f"AdamW, timed with the {stage}"
+            steps.append(self._step("optimiser", method.label, what, cost.optimiser_flops, 0.0, 0))
+        return steps
+
+    def _validation(self, method: Method, cost: Forecast) -> Step:
+        if self.config.task == "zero-shot" and self.labels is not None:
+            flops = zero_shot_flops(cost.solution, self.labels, zero_shot_parts(self.labels)[0])
+        else:
+            flops = scoring_flops(cost.solution, self.val)
+        seconds, what = self._seconds("validation", flops), "all captions once"
+        if cost.n_looks:
+            flops += cost.n_looks * scoring_flops(cost.solution, first_captions(self.val))
+            what += f", and {cost.n_looks} looks with one each"
+        return self._step("validation", method.label, what, flops, seconds, _scoring_bytes(cost.solution, self.val))
+
+    def _held(self, cost: Forecast) -> int:
+        """What training holds in memory: coordinates and connectors, or rows, and the connectors' gradients."""
+        rows = sum(4 * rows.shape[0] * rows.shape[1] for rows in (*self.train.images, *self.train.texts))
+        held = canonical_bytes(self.train, self.recipe.canonical) if cost.setup_flops else min(rows, KEEP_BYTES)
+        return held + _solution_bytes(cost.solution)
+
+    def _seconds(self, stage: str, flops: int) -> float:
+        return flops / (self.rate * _REACHED[stage])
+
+    def _step(  # noqa: PLR0913 - the columns of the table
+        self,
+        stage: str,
+        method: str,
+        what: str,
+        flops: int,
+        seconds: float | None,
+        memory: int,
+        *,
+        disk: int = 0,
+        cached: bool = False,
+    ) -> Step:
+        return Step(
+            stage=stage,
+            method=method,
+            what=what,
+            flops=flops,
+            seconds=seconds,
+            disk_bytes=disk,
+            memory_bytes=self.base + memory if memory else 0,
+            cached=cached,
+        )
+
+
+def _solution_bytes(solution: Solution) -> int:
+    """Size of connectors and whitenings."""
+    numbers = sum(weight.numel() + len(weight) for weight in solution.weights)
+    sides = [side for side in (*solution.images, *solution.texts) if side is not None]
+    return 4 * (numbers + sum(side.projection.numel() for side in sides))
+
+
+def _scoring_bytes(solution: Solution, grid: Grid) -> int:
+    """Rows or coordinates of all encoders, and a block of similarities."""
+    n_bytes = _BLOCK_BYTES
+    for tables, sides in ((grid.images, solution.images), (grid.texts, solution.texts)):
+        for rows, side in zip(tables, sides, strict=True):
+            n_bytes += 4 * rows.shape[0] * (rows.shape[1] if side is None else side.projection.shape[1])
+    return n_bytes
