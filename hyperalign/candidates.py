@@ -76,9 +76,8 @@ def find_candidates(
                 latencies[spec.name] = remember_latency(spec, cache_dir)
                 progress("latencies", done, len(unknown))
         elif unknown:
-            counts.append(
-                f"{len(unknown)} latencies are measured when the search runs, and no limit is held against them"
-            )
+            words = "1 latency is" if len(unknown) == 1 else f"{len(unknown)} latencies are"
+            counts.append(f"{words} measured when the search runs; until then the limit lets them through")
     kept = within(specs, limits, latencies={**_let_through(specs, limits, measure=measure), **latencies})
     images, texts = ([spec for spec in kept if spec.modality == side] for side in ("image", "text"))
     pairs = pairs_within(images, texts, limits)

@@ -139,8 +139,8 @@ def test_rows_that_are_not_cached_cost_what_the_zoo_declares(world: Path, tmp_pa
 def test_a_latency_that_is_not_measured_is_let_through_and_said(world: Path, tmp_path: Path) -> None:
     tables = (world / "zoo.toml").read_text().split("\n\n")
     texts = [table for table in tables if "modality = 'text'" in table]
-    (tmp_path / "zoo.toml").write_text("\n\n".join([TIMM, *texts]))
-    config = small_config(world, zoo=(str(tmp_path / "zoo.toml"),), limits=Limits(latency_ms=Range(high=1e-9)))
+    (world / "timed.toml").write_text("\n\n".join([TIMM, *texts]))
+    config = small_config(world, zoo=(str(world / "timed.toml"),), limits=Limits(latency_ms=Range(high=1e-9)))
 
     told = planned(config, tmp_path)
 
