@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from hyperalign.align.canonical import Canonical, to_coordinates
 from hyperalign.align.grid import Grid, Picked, Rows, blocks, usable
 from hyperalign.align.solution import Solution
 from hyperalign.grids import LabelGrid
-from hyperalign.ledger import matmul_flops, similarity_flops
+from hyperalign.ledger import mapped_flops, matmul_flops, pulled_flops, similarity_flops
 from hyperalign.rank.metrics import Hits, retrieval_hits, zero_shot_hits
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
 ]
 
 KS = (1, 5, 10)
+_BLOCK_VALUES = 2**24  # similarities held at a time, 64 MiB; more are computed twice, see `retrieval_hits`
 
 
 def retrieval(solution: Solution, grid: Grid, *, ks: Sequence[int] = KS) -> list[Hits]:
@@ -40,16 +42,20 @@ def retrieval(solution: Solution, grid: Grid, *, ks: Sequence[int] = KS) -> list
     Returns:
         P records of (n_captions, K) and (n_images, K) hits.
     """
-    images = _Once(lambda i: F.normalize(_coordinates(grid.images[i], solution.images[i]), dim=1))
-    texts = _Once(lambda j: _coordinates(grid.texts[j], solution.texts[j]))
+    images = cache(lambda i: F.normalize(_coordinates(grid.images[i], solution.images[i]), dim=1))
+    texts = cache(lambda j: _coordinates(grid.texts[j], solution.texts[j]))
     hits = []
     for (i, j), weight, bias in zip(solution.pairs, solution.weights, solution.biases, strict=True):
-        similarity = _similarity(images[i], texts[j], weight, bias)
-        hits.append(
-            retrieval_hits(
-                similarity, grid.owner, grid.n_images, ks=ks, caption_ok=grid.text_ok[j], image_ok=grid.image_ok[i]
-            )
+        found = retrieval_hits(
+            _similarity(images(i), texts(j), weight, bias, n_reads=_n_reads(grid)),
+            grid.owner,
+            grid.n_images,
+            ks=ks,
+            block=_block(grid),
+            caption_ok=grid.text_ok[j],
+            image_ok=grid.image_ok[i],
         )
+        hits.append(found)
     return hits
 
 
@@ -73,7 +79,7 @@ def first_captions(grid: Grid) -> Grid:
 def zero_shot(solution: Solution, labels: LabelGrid, part: NDArray[np.int64]) -> list[NDArray[np.float32]]:
     """Expected top-1 hits of every pair on some pictures of a label set.
 
-    A class is the mean of its prompts' mapped unit rows, normalised.
+    A class is the mean of its usable prompts' mapped unit rows, normalised.
 
     Args:
         solution: Connectors of P pairs.
@@ -83,17 +89,18 @@ def zero_shot(solution: Solution, labels: LabelGrid, part: NDArray[np.int64]) ->
     Returns:
         P arrays (n, 1).
     """
-    images = _Once(lambda i: F.normalize(_coordinates(Picked(labels.images[i], part), solution.images[i]), dim=1))
-    texts = _Once(lambda j: _coordinates(labels.texts[j], solution.texts[j]))
-    image_ok = _Once(lambda i: usable(Picked(labels.images[i], part)))
-    class_ok = _Once(lambda j: usable(labels.texts[j]).reshape(labels.n_classes, -1).any(1))
+    images = cache(lambda i: F.normalize(_coordinates(Picked(labels.images[i], part), solution.images[i]), dim=1))
+    texts = cache(lambda j: _coordinates(labels.texts[j], solution.texts[j]))
+    image_ok = cache(lambda i: usable(Picked(labels.images[i], part)))
+    prompt_ok = cache(lambda j: torch.from_numpy(usable(labels.texts[j])).reshape(labels.n_classes, -1))
     hits = []
     for (i, j), weight, bias in zip(solution.pairs, solution.weights, solution.biases, strict=True):
-        image, text = _trimmed(images[i], texts[j], weight)
+        image, text = _trimmed(images(i), texts(j), weight)
         mapped = F.normalize(text @ weight.T + bias, dim=1).reshape(labels.n_classes, -1, len(weight))
-        classes = F.normalize(mapped.mean(1), dim=1)
+        classes = F.normalize((mapped * prompt_ok(j).unsqueeze(2)).sum(1), dim=1)
+        class_ok = prompt_ok(j).any(1).numpy()
         hits.append(
-            zero_shot_hits(image @ classes.T, labels.labels[part], ks=(1,), image_ok=image_ok[i], class_ok=class_ok[j])
+            zero_shot_hits(image @ classes.T, labels.labels[part], ks=(1,), image_ok=image_ok(i), class_ok=class_ok)
         )
     return hits
 
@@ -106,40 +113,39 @@ def zero_shot_parts(labels: LabelGrid) -> tuple[NDArray[np.int64], NDArray[np.in
 
 def scoring_flops(solution: Solution, grid: Grid) -> int:
     """FLOPs of `retrieval` on a grid: coordinates of both sides once an encoder, and all similarities."""
-    flops = 0
-    for place, sides, count in ((0, solution.images, grid.n_images), (1, solution.texts, grid.n_captions)):
-        used = {pair[place] for pair in solution.pairs}
-        flops += sum(matmul_flops(count, *sides[k].projection.shape) for k in used if sides[k] is not None)  # type: ignore[union-attr]
+    flops, n_reads = _coordinate_flops(solution, grid.n_images, grid.n_captions), _n_reads(grid)
     for weight in solution.weights:
         r_img, r_txt = weight.shape
-        flops += similarity_flops(grid.n_captions, grid.n_images, r_txt, r_img)
+        flops += similarity_flops(grid.n_captions, grid.n_images, r_txt, r_img, n_reads=n_reads)
     return flops
 
 
 def zero_shot_flops(solution: Solution, labels: LabelGrid, part: NDArray[np.int64]) -> int:
     """FLOPs of `zero_shot` on some pictures: coordinates once an encoder, mapped prompts and similarities of all."""
     n_prompts = labels.texts[0].shape[0]
-    flops = 0
-    for place, sides, count in ((0, solution.images, len(part)), (1, solution.texts, n_prompts)):
-        used = [sides[k] for k in {pair[place] for pair in solution.pairs}]
-        flops += sum(matmul_flops(count, *side.projection.shape) for side in used if side is not None)
+    flops = _coordinate_flops(solution, len(part), n_prompts)
     for weight in solution.weights:
         r_img, r_txt = weight.shape
         flops += matmul_flops(n_prompts, r_txt, r_img) + matmul_flops(len(part), r_img, labels.n_classes)
     return flops
 
 
-class _Once:
-    """Values made when first asked for and kept."""
+def _coordinate_flops(solution: Solution, n_images: int, n_texts: int) -> int:
+    flops = 0
+    for place, sides, count in ((0, solution.images, n_images), (1, solution.texts, n_texts)):
+        used = [sides[k] for k in {pair[place] for pair in solution.pairs}]
+        flops += sum(matmul_flops(count, *side.projection.shape) for side in used if side is not None)
+    return flops
 
-    def __init__(self, make: Callable[[int], "Tensor | NDArray[np.bool_]"]):
-        self.make = make
-        self.made: dict[int, object] = {}
 
-    def __getitem__(self, index: int) -> "Tensor":
-        if index not in self.made:
-            self.made[index] = self.make(index)
-        return self.made[index]  # type: ignore[return-value]
+def _block(grid: Grid) -> int:
+    """Captions whose similarities are held at a time."""
+    return max(1, _BLOCK_VALUES // grid.n_images)
+
+
+def _n_reads(grid: Grid) -> int:
+    """How often similarities are computed: those of more than one block twice."""
+    return 1 if grid.n_captions <= _block(grid) else 2
 
 
 def _coordinates(rows: Rows, canonical: Canonical | None) -> Tensor:
@@ -156,7 +162,9 @@ def _trimmed(image: Tensor, text: Tensor, weight: Tensor) -> tuple[Tensor, Tenso
     return image[:, : weight.shape[0]], text[:, : weight.shape[1]]
 
 
-def _similarity(image: Tensor, text: Tensor, weight: Tensor, bias: Tensor) -> Callable[[int, int], Tensor]:
+def _similarity(
+    image: Tensor, text: Tensor, weight: Tensor, bias: Tensor, *, n_reads: int = 1
+) -> Callable[[int, int], Tensor]:
     """Cosines of captions start to stop with all pictures, in the cheaper of the two orders of multiplication.
 
     Args:
@@ -164,11 +172,12 @@ def _similarity(image: Tensor, text: Tensor, weight: Tensor, bias: Tensor) -> Ca
         text: (n_captions, R_txt)
         weight: (R_img, R_txt)
         bias: (R_img,)
+        n_reads: How often all of them will be asked for.
     """
     image, text = _trimmed(image, text, weight)
     r_img, r_txt = weight.shape
-    mapped_flops = matmul_flops(len(text), r_txt, r_img) + matmul_flops(len(text), r_img, len(image))
-    if mapped_flops <= similarity_flops(len(text), len(image), r_txt, r_img):
+    shape = (len(text), len(image), r_txt, r_img)
+    if mapped_flops(*shape, n_reads=n_reads) <= pulled_flops(*shape, n_reads=n_reads):
         return lambda start, stop: F.normalize(text[start:stop] @ weight.T + bias, dim=1) @ image.T
     pulled, offset = image @ weight, image @ bias
     gram, lean, length = weight.T @ weight, weight.T @ bias, bias @ bias
