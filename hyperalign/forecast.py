@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from hyperalign.align.batches import FoldSampler, PairOrder, Sampler
 from hyperalign.align.canonical import Canonical, CanonicalConfig
+from hyperalign.align.closed_form import count_folds
 from hyperalign.align.connectors import is_tiled
 from hyperalign.align.grid import Grid, PairIndex
 from hyperalign.align.hypernetwork import ResidualConfig, transform_step_flops
@@ -122,7 +123,7 @@ def setup_flops(grid: Grid, config: CanonicalConfig) -> int:
     ranks = _ranks(grid, config)
     n_img, n_txt = grid.shape
     rows = [grid.n_images] * n_img + [grid.n_captions] * n_txt
-    n_folds = min(config.n_folds, max(2, grid.n_images))
+    n_folds = count_folds(grid.n_images, config)
     flops = 0
     for n_rows, width in zip(rows, ranks.features, strict=True):
         flops += covariance_flops(n_rows, width) + eigh_flops(width)
@@ -179,7 +180,7 @@ def _residual(method: Method, grid: Grid, pairs: Sequence[PairIndex], recipe: Re
     )
     k, r = min(network.transform_rank, ranks.shared), ranks.shared
     widths = (network.code_dim + 1, *network.hidden, r * (1 + 2 * k))
-    n_folds = min(recipe.canonical.n_folds, max(2, grid.n_images))
+    n_folds = count_folds(grid.n_images, recipe.canonical)
     sampler = FoldSampler(grid.owner, n_folds, config.batch_size, config.seed)
     order = PairOrder(grid.pairs(), config.pairs_per_step, config.seed)
     n_steps = config.steps(sampler.steps_per_epoch)
