@@ -17,7 +17,7 @@ from hyperalign.ledger import Line, search_flops, total_flops
 from hyperalign.prepare import SPLITS, Job
 from hyperalign.record import RatioRecord
 from hyperalign.scoring import scoring_flops
-from hyperalign.solve import Method, Solved, Workbench
+from hyperalign.solve import Method, Solved, Workbench, pairs_in_words
 
 __all__ = ["compute_ratios", "describe_data", "describe_encoders", "describe_verified", "note_unfinished", "sum_up"]
 
@@ -80,7 +80,7 @@ def compute_ratios(best: Solved, lines: Sequence[Line], bench: Workbench) -> lis
     own = bench.recipe.sliced if best.method.name == "hypernet-sliced" else bench.recipe.residual
     trained = "no training" if best.method.name == "closed-form" else _training_words(own)
     matched = replace(bench.recipe.ape, batch_size=own.batch_size)
-    n_pairs = f"{len(bench.pairs)} pairs"
+    n_pairs = pairs_in_words(len(bench.pairs))
     settings = ((f"matched batch {own.batch_size}", matched), ("each at its own setting", bench.recipe.ape))
     return [
         {

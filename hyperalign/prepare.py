@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["LABELS", "SPLITS", "Entries", "Job", "embedding_jobs", "fill_cache", "open_data", "recall_rate"]
 
 Progress = Callable[[str, int, int], None]
-Say = Callable[[str], None]
 Entries = dict[tuple[str, str], Entry | Rows]
 
 SPLITS = ("train", "val", "test")
@@ -125,7 +124,7 @@ def embedding_jobs(
 
 
 def fill_cache(
-    jobs: Sequence[Job], *, cache_dir: Path, progress: Progress, say: Say, autocast: bool = False
+    jobs: Sequence[Job], *, cache_dir: Path, progress: Progress, autocast: bool = False
 ) -> tuple[Entries, list[Line], list[str]]:
     """Compute what the cache lacks, one encoder after the other.
 
@@ -144,15 +143,16 @@ def fill_cache(
             continue
         missing = [job for job in own if not is_whole(cache_dir, job.key)]
         start = time.perf_counter()
-        lazy = _Lazy(spec, cache_dir, progress, autocast=autocast)
+        lazy = _Lazy(spec, cache_dir, autocast=autocast)
+        tally = _Tally(progress, sum(len(job.items) for job in missing))
         for job in own:
             entries[spec.name, job.part] = fill(
-                cache_dir, job.key, n_rows=len(job.items), embed=lazy.embedder(job), progress=progress
+                cache_dir, job.key, n_rows=len(job.items), embed=lazy.embedder(job, tally), progress=tally.stored
             )
+            tally.before += len(job.items) if job in missing else 0
         lines.append(_booking(spec, own, missing, time.perf_counter() - start))
         if lazy.encoder is not None:
             _remember(lazy, own, cache_dir)
-            say(f"{spec.name}: {lazy.n_rows:,} rows at {lazy.n_rows / lazy.seconds:,.0f} a second")
         notes += _cut_notes(spec, own, cache_dir)
     return entries, lines, notes
 
@@ -180,25 +180,25 @@ def _open_ready(job: Job) -> Rows:
 class _Lazy:
     """An encoder that is built when its first row is asked for, and how fast it was."""
 
-    def __init__(self, spec: EncoderSpec, cache_dir: Path, progress: Progress, *, autocast: bool):
-        self.spec, self.cache_dir, self.progress, self.autocast = spec, cache_dir, progress, autocast
+    def __init__(self, spec: EncoderSpec, cache_dir: Path, *, autocast: bool):
+        self.spec, self.cache_dir, self.autocast = spec, cache_dir, autocast
         self.encoder: Encoder | None = None
         self.n_rows, self.seconds = 0, 0.0
 
-    def embedder(self, job: Job) -> Callable[[int, int], tuple[NDArray[Any], list[tuple[int, str]]]]:
+    def embedder(self, job: Job, tally: "_Tally") -> Callable[[int, int], tuple[NDArray[Any], list[tuple[int, str]]]]:
         """`embed(start, stop)` over the items of a job."""
 
         def embed(start: int, stop: int) -> tuple[NDArray[Any], list[tuple[int, str]]]:
             from hyperalign.embed.encoders import embed_captions, embed_pictures, load_encoder
 
             if self.encoder is None:
-                self.progress(f"{self.spec.name}, {job.part}", start, len(job.items))
+                tally.embedded(self.spec.name, 0)
                 self.encoder = load_encoder(pin(self.spec, memory=self.cache_dir), autocast=self.autocast)
             begin = time.perf_counter()
 
             def tell(done: int) -> None:
                 if start + done < stop:  # whoever stores the rows tells of the last ones, when they are stored
-                    self.progress(f"{self.spec.name}, {job.part}", start + done, len(job.items))
+                    tally.embedded(self.spec.name, start + done)
 
             if self.spec.modality == "image":
                 rows, bad = embed_pictures(self.encoder, job.items, start, stop, tell=tell)
@@ -209,6 +209,24 @@ class _Lazy:
             return rows, bad
 
         return embed
+
+
+class _Tally:
+    """Progress of one encoder over all that it must embed, part after part."""
+
+    def __init__(self, progress: Progress, total: int):
+        self.progress, self.total = progress, total
+        self.before = 0  # rows of the parts that are finished
+
+    def embedded(self, name: str, done: int) -> None:
+        """So many rows of this part are embedded."""
+        self.progress(f"embedding by {name}", self.before + done, self.total)
+
+    def stored(self, stage: str, done: int, of_part: int) -> None:
+        """The same from who stores them, and who may be waiting for another process that does."""
+        name, _, other = stage.partition(", ")
+        waits = " (another process)" if "another" in other else ""
+        self.progress(f"embedding by {name}{waits}", self.before + done, self.total)
 
 
 def _remember(lazy: _Lazy, jobs: Sequence[Job], cache_dir: Path) -> None:

@@ -27,7 +27,7 @@ from hyperalign.embed.data import Dataset, LabelSet
 from hyperalign.grids import Prepared, note_near_duplicates, open_grids
 from hyperalign.ledger import Line
 from hyperalign.machine import measure_matmul, peak_bytes
-from hyperalign.prepare import Job, Say, embedding_jobs, fill_cache, open_data
+from hyperalign.prepare import Job, embedding_jobs, fill_cache, open_data
 from hyperalign.rank.ranking import answer
 from hyperalign.record import Result
 from hyperalign.request import METHODS, SearchConfig
@@ -44,11 +44,12 @@ from hyperalign.run import (
 )
 from hyperalign.scoring import scoring_flops, zero_shot_flops, zero_shot_parts
 from hyperalign.solutions import pack, restrict
-from hyperalign.solve import Solved, Workbench, solve, verify
+from hyperalign.solve import Solved, Workbench, pairs_in_words, solve, verify
 
 __all__ = ["METHODS", "Asked", "SearchConfig", "ask", "embed", "search"]
 
 Progress = Callable[[str, int, int], None]
+Say = Callable[[str], None]
 
 _KEPT = 10  # connectors of the first pairs go into the run folder
 
@@ -180,9 +181,7 @@ def _prepare(
     """Rows of every encoder on the same items, and what embedding them cost."""
     for sentence in asked.candidates.counts:
         say(sentence)
-    entries, lines, notes = fill_cache(
-        asked.jobs, cache_dir=cache_dir, progress=progress, say=say, autocast=config.autocast
-    )
+    entries, lines, notes = fill_cache(asked.jobs, cache_dir=cache_dir, progress=progress, autocast=config.autocast)
     prepared = open_grids(asked.candidates, asked.dataset, asked.labels, entries, strict=config.strict)
     notes += prepared.notes + note_near_duplicates(asked.dataset, cache_dir=cache_dir, progress=progress)
     return replace(prepared, notes=notes), lines
@@ -247,9 +246,9 @@ def _test(
         seconds, flops = time.perf_counter() - start, scoring_flops(one.solution, prepared.test)
         if prepared.labels is not None:
             flops += zero_shot_flops(one.solution, prepared.labels, zero_shot_parts(prepared.labels)[1])
-        what = f"{len(one.solution.pairs)} pairs"
+        what = pairs_in_words(len(one.solution.pairs))
         lines.append(Line("test evaluation", one.method.label, what, flops, seconds, peak_bytes()))
-        progress("test evaluation", done, len(solved))
+        progress("test evaluation, methods", done, len(solved))
     return tested, lines
 
 

@@ -37,7 +37,7 @@ from hyperalign.scoring import (
 )
 from hyperalign.solutions import join, pack, restrict, unpack
 
-__all__ = ["Method", "Recipe", "Solved", "Workbench", "choose_by", "solve", "verify"]
+__all__ = ["Method", "Recipe", "Solved", "Workbench", "choose_by", "pairs_in_words", "solve", "verify"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -177,7 +177,7 @@ def verify(pairs: Sequence[PairIndex], bench: Workbench, seed: int) -> Solved:
     method = Method("ape", "text", seed)
     config, parts = replace(bench.recipe.ape, seed=seed), []
     for done, pair in enumerate(pairs):
-        tick = _Counting(bench.progress, "verification by ape: pairs", done, len(pairs))
+        tick = _Counting(bench.progress, "verification by ape, pairs", done, len(pairs))
         name = f"verification-{'-'.join(map(str, (*pair, seed)))}"
         parts.append(_kept(bench, name, partial(_train_baseline, bench, [pair], config, both=False, tick=tick)))
     made = _joined(parts)
@@ -241,7 +241,7 @@ def _training_lines(stage: str, method: Method, made: _Made) -> list[Line]:
     """Forward, backward and emission; the optimiser's updates by themselves."""
     solution = made.solution
     n_steps, n_pairs = sum(fit.n_steps for fit in solution.fits), len(solution.pairs)
-    what = f"{n_pairs} pairs, {n_steps:,} steps" if solution.fits else f"{n_pairs} pairs, emission alone"
+    what = f"{pairs_in_words(n_pairs)}, " + (f"{n_steps:,} steps" if solution.fits else "emission alone")
     lines = []
     if solution.train_flops:
         lines.append(Line(stage, method.label, what, solution.train_flops, made.seconds, peak_bytes()))
@@ -249,6 +249,11 @@ def _training_lines(stage: str, method: Method, made: _Made) -> list[Line]:
         updates = sum(fit.optimiser_flops for fit in solution.fits)
         lines.append(Line("optimiser", method.label, f"AdamW, timed with the {stage}", updates))
     return lines
+
+
+def pairs_in_words(n_pairs: int) -> str:
+    """As in `1 pair`."""
+    return "1 pair" if n_pairs == 1 else f"{n_pairs:,} pairs"
 
 
 def _validation_line(method: Method, solution: Solution, seconds: float, bench: Workbench) -> Line:
@@ -288,7 +293,7 @@ def _solve_baseline(method: Method, bench: Workbench) -> _Made:
     parts, done = [], 0
     for image in sorted({i for i, _ in bench.pairs}):
         pairs = [pair for pair in bench.pairs if pair[0] == image]
-        tick = _Counting(bench.progress, f"{method.label}: pairs", done, len(bench.pairs))
+        tick = _Counting(bench.progress, f"{method.label}, pairs", done, len(bench.pairs))
         train = partial(_train_baseline, bench, pairs, config, both=both, tick=tick)
         parts.append(_kept(bench, f"{method.stage}-{image}", train))
         done += len(pairs)
@@ -326,7 +331,7 @@ def _residual(method: Method, bench: Workbench) -> Solution:
         bench.canonical,
         replace(bench.recipe.residual, seed=method.seed),
         validate=lambda solution: mean_score(solution, watch),
-        progress=lambda done, total: bench.progress("hypernetwork: steps", done, total),
+        progress=lambda done, total: bench.progress("hypernetwork, steps", done, total),
         should_stop=bench.should_stop,
     )
 
@@ -335,7 +340,7 @@ def _sliced(method: Method, bench: Workbench) -> Solution:
     return solve_sliced(
         bench.prepared.train,
         replace(bench.recipe.sliced, seed=method.seed),
-        progress=lambda done, total: bench.progress("sliced hypernetwork: steps", done, total),
+        progress=lambda done, total: bench.progress("sliced hypernetwork, steps", done, total),
         should_stop=bench.should_stop,
     )
 

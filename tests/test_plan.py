@@ -35,11 +35,14 @@ def planned(config: SearchConfig, cache_dir: Path) -> Plan:
 
 
 @pytest.mark.parametrize(
-    "canonical",
-    [{}, {"store_bytes": 0}, {"max_features": 11, "rank": 9, "shared_rank": 7, "n_folds": 3}],
+    ("canonical", "steps"),
+    [
+        ({}, {"n_steps": 7}),
+        ({"store_bytes": 0}, {"n_epochs": 0.5}),
+        ({"max_features": 11, "rank": 9, "shared_rank": 7, "n_folds": 3}, {"n_steps": 2}),
+    ],
     ids=["kept", "not kept", "cut"],
 )
-@pytest.mark.parametrize("steps", [{"n_steps": 7}, {"n_epochs": 0.5}], ids=["steps", "epochs"])
 def test_a_plan_says_what_the_ledger_will_to_the_unit(
     world: Path, tmp_path: Path, canonical: dict[str, Any], steps: dict[str, Any]
 ) -> None:
