@@ -74,7 +74,7 @@ def evaluate(
                 "method": method.name,
                 "sides": method.sides,
                 **{name: value for name, value in recall(found[n], KS).items() if name != "score"},
-                "zero_shot_top_1": np.nan if top_1 is None else 100 * float(top_1[n].mean()),
+                "zero_shot_top_1": np.nan if top_1 is None else 100 * float(top_1[n].mean(dtype=np.float64)),
                 "cka": np.nan if free is None else float(free.cka[i, j]),
                 "mutual_knn": np.nan if free is None else float(free.mutual_knn[i, j]),
                 "train_flops": round(flops),

@@ -15,7 +15,7 @@ from hyperalign.align.grid import Grid, Picked, Rows, blocks, usable
 from hyperalign.align.solution import Solution
 from hyperalign.grids import LabelGrid
 from hyperalign.ledger import mapped_flops, matmul_flops, pulled_flops, similarity_flops
-from hyperalign.rank.metrics import Hits, retrieval_hits, zero_shot_hits
+from hyperalign.rank.metrics import Hits, recall, retrieval_hits, zero_shot_hits
 
 __all__ = [
     "first_captions",
@@ -62,7 +62,7 @@ def retrieval(solution: Solution, grid: Grid, *, ks: Sequence[int] = KS) -> list
 def mean_score(solution: Solution, grid: Grid) -> float:
     """Mean over pairs of the mean of the two recall@1, in per cent."""
     found = retrieval(solution, grid, ks=(1,))
-    return float(np.mean([50 * (hits.t2i.mean() + hits.i2t.mean()) for hits in found]))
+    return float(np.mean([recall(hits, (1,))["score"] for hits in found]))
 
 
 def first_captions(grid: Grid) -> Grid:

@@ -25,6 +25,7 @@ from hyperalign.align.train import TrainConfig
 from hyperalign.grids import Prepared
 from hyperalign.ledger import Line
 from hyperalign.machine import peak_bytes
+from hyperalign.rank.metrics import recall
 from hyperalign.run import load_stage, log_event, save_stage
 from hyperalign.scoring import (
     first_captions,
@@ -190,9 +191,9 @@ def choose_by(solution: Solution, bench: Workbench) -> NDArray[np.float64]:
     labels = bench.prepared.labels
     if bench.task == "zero-shot":
         assert labels is not None, "the task was checked when the data was opened"
-        return np.array([100 * hits.mean() for hits in zero_shot(solution, labels, zero_shot_parts(labels)[0])])
-    found = retrieval(solution, bench.prepared.val, ks=(1,))
-    return np.array([50 * (float(hits.t2i.mean()) + float(hits.i2t.mean())) for hits in found])
+        found = zero_shot(solution, labels, zero_shot_parts(labels)[0])
+        return np.array([100 * hits.mean(dtype=np.float64) for hits in found])
+    return np.array([recall(hits, (1,))["score"] for hits in retrieval(solution, bench.prepared.val, ks=(1,))])
 
 
 def _kept(bench: Workbench, name: str, make: Callable[[], Solution]) -> _Made:

@@ -20,6 +20,7 @@ SPLITS = {"train": 60, "val": 20, "test": 20}
 N_CAPTIONS = 2  # of each picture
 IMAGES = {"sharp": (16, 0.05, 3_000_000), "dull": (12, 0.8, 1_000_000), "wide": (24, 0.3, 2_000_000)}
 TEXTS = {"words": (10, 0.1, 400_000), "phrases": (16, 0.5, 100_000)}
+CLASSES = ("circle", "square", "star")
 _LATENT = 6
 
 
@@ -28,13 +29,13 @@ def write_world(folder: Path, *, seed: int = 0) -> Path:
     rng = np.random.default_rng(seed)
     (folder / "pictures").mkdir(parents=True)
     (folder / "rows").mkdir()
-    views = {name: rng.standard_normal((_LATENT, width)) for name, (width, *_) in sorted({**IMAGES, **TEXTS}.items())}
+    views = _views()
     lines = []
     for split, n_images in SPLITS.items():
         latent = rng.standard_normal((n_images, _LATENT))
         for number in range(n_images):
             path = f"pictures/{split}-{number:03}.png"
-            Image.new("RGB", (4, 4), tuple(rng.integers(0, 256, 3).tolist())).save(folder / path)
+            Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(folder / path)
             lines += [(path, f"{split} picture {number}, caption {k}", split) for k in range(N_CAPTIONS)]
         for name, (_, noise, _) in IMAGES.items():
             write_rows(folder, name, split, _seen(latent, views[name], noise, rng))
@@ -43,6 +44,21 @@ def write_world(folder: Path, *, seed: int = 0) -> Path:
     write_table(folder, lines)
     write_zoo(folder)
     return folder
+
+
+def write_labels(folder: Path, *, n_each: int = 6) -> Path:
+    """Write a label set of three classes, the ready rows of its pictures and prompts, and return its folder."""
+    rng = np.random.default_rng(1)
+    centres = 2 * rng.standard_normal((len(CLASSES), _LATENT))
+    for name in CLASSES:
+        (folder / "shapes" / name).mkdir(parents=True)
+        for number in range(n_each):
+            Image.new("RGB", (4, 4)).save(folder / "shapes" / name / f"{number}.png")
+    pictures = centres.repeat(n_each, 0) + 0.5 * rng.standard_normal((n_each * len(CLASSES), _LATENT))
+    for encoders, latent in ((IMAGES, pictures), (TEXTS, centres)):
+        for name, (_, noise, _) in encoders.items():
+            write_rows(folder, name, "labels", _seen(latent, _views()[name], noise, rng))
+    return folder / "shapes"
 
 
 def write_table(folder: Path, lines: Sequence[Sequence[str]]) -> None:
@@ -88,7 +104,8 @@ def small_config(folder: Path, **changes: Any) -> SearchConfig:
             zoo=(str(folder / "zoo.toml"),),
             data=str(folder / "pairs.csv"),
             train={"n_steps": 10, "batch_size": 16, "pairs_per_step": 3},
-            baseline={"n_epochs": 2.0, "batch_size": 16},
+            baseline={"n_epochs": 6.0, "batch_size": 16, "learning_rate": 0.05},
+            baseline_both={"n_epochs": 2.0, "batch_size": 16},
         ),
         **changes,
     )
@@ -98,6 +115,12 @@ def small_search(folder: Path, *, config: SearchConfig | None = None, out: str =
     """Search the small world and return the run's folder."""
     silent: dict[str, Any] = {"progress": lambda stage, done, total: None, "say": lambda sentence: None}
     return search(config or small_config(folder), cache_dir=folder / "cache", out=folder / out, **{**silent, **given})
+
+
+def _views() -> dict[str, NDArray[Any]]:
+    """How each encoder looks at the latent."""
+    rng = np.random.default_rng(0)
+    return {name: rng.standard_normal((_LATENT, width)) for name, (width, *_) in sorted({**IMAGES, **TEXTS}.items())}
 
 
 def _seen(latent: NDArray[Any], view: NDArray[Any], noise: float, rng: np.random.Generator) -> NDArray[Any]:
