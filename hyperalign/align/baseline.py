@@ -16,7 +16,7 @@ from hyperalign.align.solution import Progress, Solution, Stop
 from hyperalign.align.train import TrainConfig, capped_scale, fit, scale_parameter
 from hyperalign.ledger import connector_step_flops
 
-APE = TrainConfig(n_epochs=10, batch_size=512, pairs_per_step=1, learning_rate=3e-3, n_validations=1)
+APE = TrainConfig(n_epochs=10, batch_size=512, pairs_per_step=1, learning_rate=5e-3, n_validations=1)
 APE_BOTH = replace(APE, n_epochs=2, learning_rate=1e-3)
 
 

@@ -34,7 +34,7 @@ class CanonicalConfig:
     """
 
     rank: int = 256
-    shared_rank: int = 192
+    shared_rank: int = 128
     image_power: float = 0.5
     ridge: float = 0.1
     normalise: bool = True

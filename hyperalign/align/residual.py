@@ -22,7 +22,7 @@ from hyperalign.align.solution import Progress, Solution, Stop, Validate
 from hyperalign.align.train import TrainConfig, capped_scale, fit, scale_parameter
 from hyperalign.ledger import infonce_flops, matmul_flops
 
-RESIDUAL = TrainConfig(n_steps=100, batch_size=512, pairs_per_step=4, learning_rate=1e-2)
+RESIDUAL = TrainConfig(n_steps=200, batch_size=512, pairs_per_step=3, learning_rate=1e-2)
 
 
 class _ResidualLearner:
