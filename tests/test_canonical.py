@@ -154,7 +154,6 @@ def test_fewer_rows_than_features_give_one_coordinate_less_than_rows() -> None:
     "rows",
     [
         np.full((20, 4), 3.0, np.float32),
-        np.tile(np.random.default_rng(0).normal(size=37).astype(np.float32), (999, 1)),
         np.ones((20, 1), np.float32),
         rows_of(n=1),
     ],
@@ -166,6 +165,14 @@ def test_rows_that_do_not_differ_have_coordinates_of_zero(rows: NDArray[np.float
     assert canonical.projection.abs().max() == 0
     assert canonical.own_rank == 1  # a width must be something
     assert coordinates(rows, canonical).abs().max() < 1e-5
+
+
+def test_unit_rows_that_differ_by_rounding_alone_have_coordinates_of_zero() -> None:
+    """Whitened, the last bit of a float32 would become noise as loud as any signal."""
+    rng = np.random.default_rng(0)
+    rows = (rng.uniform(0.5, 9, size=(999, 1)) * rng.normal(size=37)).astype(np.float32)
+
+    assert coordinates(rows, whiten(rows, rank=4, ridge=0.1, normalise=True)).abs().max() == 0
 
 
 def test_a_width_of_one_has_one_coordinate() -> None:
