@@ -163,7 +163,8 @@ def solve(method: Method, bench: Workbench) -> Solved:
     if method.name == "ape":
         made = _solve_baseline(method, bench)
     else:
-        made = _kept(bench, method.stage, lambda: restrict(_SOLVERS[method.name](method, bench), bench.pairs))
+        make = partial(_SOLVERS[method.name], method, bench)
+        made = _kept(bench, method.stage, bench.pairs, lambda: restrict(make(), bench.pairs))
     if not made.solution.pairs:
         return Solved(method=method, solution=made.solution, validation=np.empty(0), lines=[], stopped=True)
     start = time.perf_counter()
@@ -180,7 +181,8 @@ def verify(pairs: Sequence[PairIndex], bench: Workbench, seed: int) -> Solved:
     for done, pair in enumerate(pairs):
         tick = _Counting(bench.progress, "verification by ape, pairs", done, len(pairs))
         name = f"verification-{'-'.join(map(str, (*pair, seed)))}"
-        parts.append(_kept(bench, name, partial(_train_baseline, bench, [pair], config, both=False, tick=tick)))
+        train = partial(_train_baseline, bench, [pair], config, both=False, tick=tick)
+        parts.append(_kept(bench, name, [pair], train))
     made = _joined(parts)
     lines = _training_lines("verification", method, made)
     return Solved(method=method, solution=made.solution, validation=choose_by(made.solution, bench), lines=lines)
@@ -196,8 +198,8 @@ def choose_by(solution: Solution, bench: Workbench) -> NDArray[np.float64]:
     return np.array([recall(hits, (1,))["score"] for hits in retrieval(solution, bench.prepared.val, ks=(1,))])
 
 
-def _kept(bench: Workbench, name: str, make: Callable[[], Solution]) -> _Made:
-    """Read a stage back, or make it and keep it where it was not stopped in the middle."""
+def _kept(bench: Workbench, name: str, pairs: Sequence[PairIndex], make: Callable[[], Solution]) -> _Made:
+    """Read a stage back, or make it for some pairs and keep it where it was not stopped in the middle."""
     kept = load_stage(bench.run, name)
     if kept is not None:
         record = kept.record
@@ -206,7 +208,8 @@ def _kept(bench: Workbench, name: str, make: Callable[[], Solution]) -> _Made:
     start, before = time.perf_counter(), bench.setup_seconds
     solution = make()
     seconds = time.perf_counter() - start - (bench.setup_seconds - before)
-    made = _Made(solution, seconds, bench.setup_seconds if solution.setup_flops else 0.0, bench.should_stop())
+    stopped = len(solution.pairs) < len(pairs) or any(fit.stopped for fit in solution.fits)
+    made = _Made(solution, seconds, bench.setup_seconds if solution.setup_flops else 0.0, stopped)
     _log_training(bench.run, name, solution)
     if not made.stopped:
         tensors, record = pack(solution)
@@ -296,7 +299,7 @@ def _solve_baseline(method: Method, bench: Workbench) -> _Made:
         pairs = [pair for pair in bench.pairs if pair[0] == image]
         tick = _Counting(bench.progress, f"{method.label}, pairs", done, len(bench.pairs))
         train = partial(_train_baseline, bench, pairs, config, both=both, tick=tick)
-        parts.append(_kept(bench, f"{method.stage}-{image}", train))
+        parts.append(_kept(bench, f"{method.stage}-{image}", pairs, train))
         done += len(pairs)
     return _joined(parts)
 
@@ -331,7 +334,7 @@ def _residual(method: Method, bench: Workbench) -> Solution:
         bench.prepared.train,
         bench.canonical,
         replace(bench.recipe.residual, seed=method.seed),
-        validate=lambda solution: mean_score(solution, watch),
+        validate=lambda solution: mean_score(restrict(solution, bench.pairs), watch),
         progress=lambda done, total: bench.progress("hypernetwork, steps", done, total),
         should_stop=bench.should_stop,
     )

@@ -50,7 +50,7 @@ def solve_ape(
         learner = _PairLearner(grid, (i, j), canonical, config)
         n_steps, before = config.steps(learner.sampler.steps_per_epoch), learner.projected_flops
         record = fit(learner, config, n_steps, should_stop=should_stop)
-        if record.n_steps < n_steps and should_stop is not None and should_stop():
+        if record.stopped:
             break  # trained for less than the others, it would stand below its place
         record.flops += learner.projected_flops - before
         fits.append(record)

@@ -91,7 +91,7 @@ def solve_sliced(
         steps = config.steps(learner.sampler.steps_per_epoch)
         tick = None if progress is None else _offset(progress, j * steps, len(grid.texts) * steps)
         record = fit(learner, config, steps, progress=tick, should_stop=should_stop)
-        if record.n_steps < steps and should_stop is not None and should_stop():
+        if record.stopped:
             break  # trained for less than the others, its pairs would stand below their place
         fits.append(record)
         with torch.no_grad():

@@ -131,6 +131,7 @@ class Fit:
         optimiser_flops: AdamW's updates, by formula.
         best_step: The step whose state was kept.
         diverged: Whether a loss or a gradient that was not finite ended the training.
+        stopped: Whether it was told to stop before it was finished.
     """
 
     looks: list[Look] = field(default_factory=list)
@@ -139,6 +140,7 @@ class Fit:
     optimiser_flops: int = 0
     best_step: int = 0
     diverged: bool = False
+    stopped: bool = False
 
     @property
     def rolled_back(self) -> bool:
@@ -199,6 +201,7 @@ def fit(
             progress(record.n_steps, n_steps)
         watch.after_step(loss)
     watch.finish()
+    record.stopped = record.n_steps < n_steps and not record.diverged
     return record
 
 
