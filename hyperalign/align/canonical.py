@@ -33,7 +33,7 @@ class CanonicalConfig:
         store_bytes: Coordinates are kept in memory up to this size for the whole grid, else made for each batch.
     """
 
-    rank: int = 256
+    rank: int = 320
     shared_rank: int = 128
     image_power: float = 0.5
     ridge: float = 0.1

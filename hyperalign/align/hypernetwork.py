@@ -29,7 +29,7 @@ class ResidualConfig:
 
     code_dim: int = 32
     hidden: tuple[int, ...] = (128, 128)
-    transform_rank: int = 16
+    transform_rank: int = 32
 
     def __post_init__(self) -> None:
         """Refuse values no run could use."""
