@@ -17,8 +17,8 @@ import hyperalign
 from hyperalign.cli import app
 from hyperalign.embed.zoo import load_zoo, zoo_folder
 
-PACKAGE = Path(hyperalign.__file__).parent
-ROOT = PACKAGE.parent
+ROOT = Path(__file__).resolve().parent.parent  # not where the package lies: that is installed elsewhere
+PACKAGE = ROOT / "hyperalign"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 ROOMS_BELOW = {"embed": {"ledger"}, "align": {"ledger"}, "rank": {"ledger"}}  # what a room knows besides itself
 OWNERS = {
