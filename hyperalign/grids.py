@@ -90,6 +90,7 @@ def open_grids(
         grids[name] = build_grid(images, texts, left.owner)
         notes += _miss_notes(candidates.images, grids[name].image_ok, name, "picture", split.image_ids, left.images)
         notes += _miss_notes(candidates.texts, grids[name].text_ok, name, "caption", split.captions, left.captions)
+    _check_usable(candidates, grids["train"])
     label_grid = None if labels is None else _open_labels(candidates, labels, entries, notes, strict=strict)
     return Prepared(train=grids["train"], val=grids["val"], test=grids["test"], labels=label_grid, notes=notes)
 
@@ -136,6 +137,17 @@ def _rows(entry: Entry | Rows, index: NDArray[np.int64] | None = None) -> Rows:
     """The rows of an entry, of some of its items where an index is given."""
     rows = entry.rows if isinstance(entry, Entry) else entry
     return rows if index is None or len(index) == rows.shape[0] else Picked(rows, index)
+
+
+def _check_usable(candidates: Candidates, grid: Grid) -> None:
+    """Every encoder must have something to learn from."""
+    for specs, ok in ((candidates.images, grid.image_ok), (candidates.texts, grid.text_ok)):
+        for spec, row in zip(specs, ok, strict=True):
+            if not row.any():
+                raise ValueError(
+                    f"encoder {spec.name!r} has no usable row for train: all {len(row):,} are NaN, Inf or zero; "
+                    "mend it or leave it out of the zoo"
+                )
 
 
 def _unreadable(images: Iterable[EncoderSpec], entries: Entries, part: str) -> dict[int, str]:

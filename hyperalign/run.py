@@ -221,7 +221,7 @@ def read_result(run: Path) -> Result:
         ValueError: If the file is not what this module writes.
     """
     if not run.is_dir():
-        raise FileNotFoundError(f"no run at {run}: no such folder; `ls {run.parent}` shows the runs there")
+        raise FileNotFoundError(f"no run at {run}: there is no such folder")
     path = run / "result.json"
     if not path.is_file():
         raise FileNotFoundError(f"{run} is not a run: it has no result.json; give a folder that `search` has made")

@@ -525,8 +525,8 @@ SENTENCES: dict[str, tuple[str, str]] = {
     "no such file": ("nothing.csv", r"there is no .*nothing\.csv; data is scenes, a \.csv"),
     "no such shard": ("train-{000..002}.tar", r"there is no .*train-001\.tar"),
     "an empty folder": ("empty", r"holds no \.tar shard and no \.csv"),
-    "a compressed tar": ("train.tar.gz", r"names train\.tar\.gz \(a compressed tar must be unpacked once\)"),
-    "a picture": ("picture.png", r"data is scenes, .*names picture\.png"),
+    "a compressed tar": ("train.tar.gz", r"names train\.tar\.gz, .*\(a compressed tar must be unpacked\)"),
+    "a picture": ("picture.png", r"names picture\.png, which is no data set; data is scenes"),
     "an address": ("https://example.org/a.csv", "is an address; download it first"),
 }
 

@@ -133,7 +133,9 @@ def _read(source: str, *, memory: Path | None, progress: Progress) -> Source:
     if kinds <= set(TABLES):
         name = paths[0].stem if len(paths) == 1 else folder.name
         return read_tables(paths, name=name, memory=memory, progress=progress)
-    raise ValueError(f"data is {FORMS}; {source!r} names {paths[0].name} (a compressed tar must be unpacked once)")
+    raise ValueError(
+        f"{source!r} names {paths[0].name}, which is no data set; data is {FORMS} (a compressed tar must be unpacked)"
+    )
 
 
 def _files(source: str) -> list[Path]:

@@ -251,7 +251,10 @@ def open_rows(spec: EncoderSpec, split: str) -> NDArray[Any]:
     if rows.ndim != 2 or rows.dtype.kind != "f":
         raise ValueError(f"encoder {spec.name!r}: {path} must hold (n, D) floats, got {rows.shape} {rows.dtype}")
     if spec.embed_dim not in (None, rows.shape[1]):
-        raise ValueError(f"encoder {spec.name!r} declares embed_dim {spec.embed_dim} but {path} has {rows.shape[1]}")
+        raise ValueError(
+            f"encoder {spec.name!r} declares embed_dim {spec.embed_dim} but {path} has "
+            f"{rows.shape[1]}; correct its zoo file"
+        )
     return rows
 
 

@@ -127,7 +127,9 @@ def weights_digest(spec: EncoderSpec, *, memory: Path | None) -> str:
 def _digest_files(spec: EncoderSpec, folder: Path, files: Sequence[Path], memory: Path | None) -> str:
     """Hash of the names and bytes of files; of one file, of its bytes alone."""
     if not files or not all(file.is_file() for file in files):
-        raise FileNotFoundError(f"encoder {spec.name!r}: no checkpoint {spec.local_checkpoint()}")
+        raise FileNotFoundError(
+            f"encoder {spec.name!r}: no checkpoint {spec.local_checkpoint()}; put it there or correct the zoo file"
+        )
     names = [file.relative_to(folder).as_posix() for file in files]
     digests = file_digests(folder, names, memory=memory, progress=_silent)
     return digests[0] if len(files) == 1 else _digest(dict(zip(names, digests, strict=True)))
@@ -220,7 +222,7 @@ def _factory_file(spec: EncoderSpec) -> Path:
     """File of a python factory, which must be there."""
     file = spec.folder / str(spec.factory).rpartition(":")[0]
     if not file.is_file():
-        raise FileNotFoundError(f"encoder {spec.name!r}: no factory file {file}")
+        raise FileNotFoundError(f"encoder {spec.name!r}: no factory file {file}; put it there or correct the zoo file")
     return file
 
 

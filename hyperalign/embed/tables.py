@@ -154,6 +154,7 @@ def _text_rows(path: Path, delimiter: str | None) -> Iterator[Row]:
             file.seek(0)
             reader = csv.reader(file, delimiter=delimiter or _delimiter(header), strict=True)
             names = next(reader, [])
+            line = reader.line_num
             if len(set(names)) < len(names):
                 raise ValueError(f"{path} has two columns of one name among {', '.join(map(repr, names))}; rename one")
             for cells in reader:

@@ -77,7 +77,9 @@ def index_tar(path: Path, *, memory: Path | None) -> list[Member]:
     except (tarfile.TarError, EOFError, UnicodeError, ValueError) as error:
         if isinstance(error, ValueError) and str(error).startswith(str(path)):
             raise
-        raise ValueError(f"{path} must be a plain, uncompressed tar, but {error}; make it again") from None
+        raise ValueError(
+            f"{path} must be a plain, uncompressed tar and cannot be read as one ({error}); make it again"
+        ) from None
     keep(memory, about, {"stamp": now, "members": members})
     return members
 

@@ -417,8 +417,8 @@ def _zoo_path(name_or_path: str | Path) -> Path:
     if str(name_or_path) in shipped:
         return shipped[str(name_or_path)]
     raise FileNotFoundError(
-        f"no zoo {str(name_or_path)!r}{_near(str(name_or_path), shipped)}; "
-        f"shipped are {', '.join(shipped)}, any other is the path of a .toml file"
+        f"no zoo {str(name_or_path)!r}{_near(str(name_or_path), shipped)} "
+        f"(shipped are {', '.join(shipped)}; any other is given as the path of its .toml file)"
     )
 
 
