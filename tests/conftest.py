@@ -15,9 +15,12 @@ from typing import Any  # noqa: E402
 import pandas as pd  # noqa: E402
 import pytest  # noqa: E402
 
+from hyperalign.embed.networks import mend_torchvision  # noqa: E402
 from hyperalign.ledger import Line  # noqa: E402
 from hyperalign.record import LEADERBOARD_COLUMNS, Result  # noqa: E402
 from hyperalign.run import Run, create_run, finish_run  # noqa: E402
+
+mend_torchvision()  # some tests import timm themselves
 
 
 @pytest.fixture(autouse=True)

@@ -6,8 +6,11 @@ may differ. Nothing is downloaded unless a hub tag asks for it.
 
 import difflib
 import hashlib
+import importlib
 import importlib.util
+import re
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +24,7 @@ from torch import Tensor, nn
 from hyperalign.embed.zoo import EncoderSpec
 
 Shapes = dict[str, tuple[int, ...]]
+_MOST_OPERATORS = 50  # of a torchvision without its binary
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +70,7 @@ def build_network(spec: EncoderSpec, *, weights: bool = True) -> PictureNetwork:
 
 def picture_transform(picture: PictureInput) -> Callable[[Image.Image], Tensor]:
     """Resize and crop as `picture` says, by timm's own evaluation transform: an RGB picture → (3, H, W) uint8."""
-    transform = _import_timm().data.create_transform(
+    transform = import_timm().data.create_transform(
         input_size=(3, *picture.size),
         interpolation=picture.interpolation,
         mean=picture.mean,
@@ -80,7 +84,7 @@ def picture_transform(picture: PictureInput) -> Callable[[Image.Image], Tensor]:
 
 def hub_source(spec: EncoderSpec) -> tuple[str, str]:
     """Repository on the hub that a timm tag names, and its small file that tells the commit."""
-    timm = _import_timm()
+    timm = import_timm()
     config = timm.models.get_pretrained_cfg(_known_architecture(spec), allow_unregistered=False)
     if config is None or not config.hf_hub_id:
         raise ValueError(f"encoder {spec.name!r}: timm has no weights on the hub for {spec.architecture!r}")
@@ -89,7 +93,7 @@ def hub_source(spec: EncoderSpec) -> tuple[str, str]:
 
 def hub_license(spec: EncoderSpec) -> str | None:
     """Licence that timm records for a tag."""
-    config = _import_timm().models.get_pretrained_cfg(_known_architecture(spec), allow_unregistered=True)
+    config = import_timm().models.get_pretrained_cfg(_known_architecture(spec), allow_unregistered=True)
     return None if config is None else config.license
 
 
@@ -161,7 +165,7 @@ class _Bytes:
 
 def _build_timm(spec: EncoderSpec, *, weights: bool) -> PictureNetwork:
     """A timm network with its classifier off."""
-    timm, checkpoint = _import_timm(), spec.local_checkpoint()
+    timm, checkpoint = import_timm(), spec.local_checkpoint()
     if checkpoint is not None:
         _existing(spec, checkpoint)
     from_hub = weights and checkpoint is None
@@ -189,7 +193,7 @@ def _create(spec: EncoderSpec, n_classes: int, *, pretrained: bool) -> nn.Module
     if pretrained and spec.revision is not None:
         kwargs["pretrained_cfg_overlay"] = {"hf_hub_id": f"{hub_source(spec)[0]}@{spec.revision}"}
     try:
-        module: nn.Module = _import_timm().create_model(name, pretrained=pretrained, num_classes=n_classes, **kwargs)
+        module: nn.Module = import_timm().create_model(name, pretrained=pretrained, num_classes=n_classes, **kwargs)
     except Exception as error:  # anything a constructor or a download may raise
         if pretrained and not isinstance(error, TypeError | AssertionError):
             raise FileNotFoundError(
@@ -203,7 +207,7 @@ def _create(spec: EncoderSpec, n_classes: int, *, pretrained: bool) -> nn.Module
 
 def _known_architecture(spec: EncoderSpec) -> str:
     """The architecture, its name and tag known to timm."""
-    timm, name = _import_timm(), str(spec.architecture)
+    timm, name = import_timm(), str(spec.architecture)
     base, _, tag = name.partition(".")
     if ":" in name:  # timm's own prefixes, such as hf-hub:
         return name
@@ -240,7 +244,7 @@ def _read_weights(spec: EncoderSpec, path: Path) -> dict[str, Tensor]:
     """A state dict from a file, without running any code in it."""
     _existing(spec, path)
     try:
-        state = _import_timm().models.load_state_dict(str(path), weights_only=True)  # knows wrappers and averages
+        state = import_timm().models.load_state_dict(str(path), weights_only=True)  # knows wrappers and averages
     except Exception as error:  # safetensors, zip and pickle each have errors of their own
         raise ValueError(
             f"encoder {spec.name!r}: {path} holds no weights that can be read: {first_line(error)}"
@@ -313,14 +317,40 @@ def _run_file(file: Path) -> ModuleType:
     return sys.modules[name]
 
 
-def _import_timm() -> Any:
+def import_timm() -> Any:
     """timm; where its import breaks, what to install."""
+    mend_torchvision()
     try:
         import timm
         import timm.data
     except (ImportError, RuntimeError, OSError, AttributeError) as error:
         refuse_import("timm", error)
     return timm
+
+
+def mend_torchvision() -> None:
+    """Let a torchvision whose binary does not match torch's be imported: nothing here uses its compiled operators.
+
+    Such an installation is common (torch from one index, torchvision from another). Its import stops at describing
+    `torchvision::nms` and its like, operators that its binary would have brought; with these declared, but not
+    implemented, transforms and models import and work, and calling such an operator is an error as it was.
+    """
+    for _ in range(_MOST_OPERATORS):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that the image decoders are missing too
+                importlib.import_module("torchvision")
+        except ImportError:
+            return
+        except RuntimeError as error:
+            missing = re.search(r"operator (torchvision::\w+) does not exist", str(error))
+            if missing is None:
+                return
+            for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+                del sys.modules[name]
+            torch.library.define(missing[1], "(Tensor boxes) -> Tensor")
+        else:
+            return
 
 
 def refuse_import(library: str, error: Exception) -> NoReturn:
