@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from planted import IMAGE_DIMS, TEXT_DIMS, plant, recalls, similarities, spoil
 from torch import Tensor
@@ -289,17 +290,17 @@ def test_the_text_sided_twin_gives_the_inner_products_of_canonical_space(overrid
         (r_img, r_txt), rows = both.weights[n].shape, to_float(grid.texts[j][:])
         inner = to_coordinates(rows, text)[:, :r_txt] @ both.weights[n].T
         coordinates = to_coordinates(to_float(grid.images[i][:]), image)[:, :r_img]
-        unit = text.normalise
-        images = (
-            torch.nn.functional.normalize(to_float(grid.images[i][:]), dim=1) if unit else to_float(grid.images[i][:])
-        )
-        texts = torch.nn.functional.normalize(rows, dim=1) if unit else rows
+        images, texts = to_float(grid.images[i][:]), rows
+        if text.normalise:
+            images, texts = F.normalize(images, dim=1), F.normalize(texts, dim=1)
 
-        found = (texts @ twin.weights[n].T + twin.biases[n]) @ images.T
-        expected = inner @ coordinates.T
+        mapped = texts @ twin.weights[n].T + twin.biases[n]
+        found, expected = mapped @ images.T, inner @ coordinates.T
 
         offset = (found - expected).mean(1, keepdim=True)
         torch.testing.assert_close(found - offset, expected, atol=1e-3, rtol=1e-3)
+        cosine = F.normalize(mapped, dim=1) @ F.normalize(images, dim=1).T
+        torch.testing.assert_close(similarities(twin, grid)[i, j], cosine, atol=1e-5, rtol=0)
         assert twin.weights[n].shape == (grid.images[i].shape[1], grid.texts[j].shape[1])
 
 

@@ -32,7 +32,6 @@ from sentence_transformers.sentence_transformer.modules.tokenizer import Whitesp
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import WordPiece
 from tokenizers.processors import TemplateProcessing
-from tokenizers.trainers import WordPieceTrainer
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from transformers.utils import logging as hub_logging
@@ -139,15 +138,19 @@ def _signed(directions: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _tokenizer(captions: Sequence[str]) -> Tokenizer:
-    """Word pieces learned from the captions: every word of the grammar whole, letters for the rest."""
-    tokenizer = Tokenizer(WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    alphabet = [chr(code) for code in range(ord("a"), ord("z") + 1)]
-    trainer = WordPieceTrainer(
-        vocab_size=600, min_frequency=5, special_tokens=list(_SPECIAL), initial_alphabet=alphabet, show_progress=False
+    """Word pieces: every word of the captions whole, the most frequent first, and letters for all others.
+
+    Written out here and not learned: the library's trainer breaks ties anew in each run.
+    """
+    normalizer, splitter = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+    counts = Counter(
+        word for caption in captions for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(caption))
     )
-    tokenizer.train_from_iterator(captions, trainer)
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    words = sorted(counts, key=lambda word: (-counts[word], word))
+    pieces = dict.fromkeys([*_SPECIAL, *letters, *(f"##{letter}" for letter in letters), *words])
+    tokenizer = Tokenizer(WordPiece({piece: index for index, piece in enumerate(pieces)}, unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
     return tokenizer
 
 
