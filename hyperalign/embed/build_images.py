@@ -40,9 +40,7 @@ STD: Final = (0.25, 0.25, 0.25)
 
 def build_encoder(recipe: ImageRecipe) -> nn.Module:
     """The network of a recipe as timm initialises it, without a classifier."""
-    network: nn.Module = import_timm().create_model(
-        recipe.architecture, pretrained=False, num_classes=0, **recipe.kwargs
-    )
+    network: nn.Module = import_timm().create_model(recipe.architecture, pretrained=False, num_classes=0, **recipe.kwargs)
     return network.to(memory_format=torch.channels_last)
 
 
@@ -189,16 +187,15 @@ class _Attributes(nn.Module):
 
 
 class _Views(nn.Module):
-    """Two views of a picture find each other among all others of the batch: SimCLR, arXiv:2002.05709."""
+    """Two views of a picture should embed alike and the batch should spread: VICReg, arXiv:2105.04906."""
 
     def __init__(self, _pictures: ScenePictures, width: int) -> None:
         super().__init__()
-        self.project = nn.Sequential(nn.Linear(width, 256), nn.BatchNorm1d(256), nn.ReLU(), nn.Linear(256, 128))
+        self.expand = nn.Sequential(nn.Linear(width, 512), nn.BatchNorm1d(512), nn.ReLU(), nn.Linear(512, 512))
 
     def forward(self, encoder: nn.Module, pixels: Tensor, _chosen: Tensor, input_size: int) -> Tensor:
-        one, other = (F.normalize(self.project(encoder(_view(pixels, input_size))), dim=-1) for _ in range(2))
-        logits, target = 10 * one @ other.T, torch.arange(len(pixels))
-        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+        one, other = (self.expand(encoder(_view(pixels, input_size))) for _ in range(2))
+        return 25 * F.mse_loss(one, other) + _spread(one) + _spread(other)
 
 
 def _view(pixels: Tensor, input_size: int) -> Tensor:
@@ -209,6 +206,15 @@ def _view(pixels: Tensor, input_size: int) -> Tensor:
     top, left = (torch.rand(2) * input_size * 0.75).long().tolist()
     images[:, :, top : top + input_size // 4, left : left + input_size // 4] = 0
     return images
+
+
+def _spread(rows: Tensor) -> Tensor:
+    """VICReg's variance and covariance terms."""
+    centred = rows - rows.mean(0)
+    variance = F.relu(1 - torch.sqrt(centred.var(0) + 1e-4)).mean()
+    covariance = centred.T @ centred / (len(rows) - 1)
+    apart = (covariance.pow(2).sum() - covariance.diagonal().pow(2).sum()) / rows.shape[1]
+    return 25 * variance + apart
 
 
 def _ground_task(pictures: ScenePictures, width: int) -> nn.Module:

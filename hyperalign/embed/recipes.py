@@ -78,7 +78,7 @@ IMAGE_RECIPES: Final = (
         name="resnet10-64", architecture="resnet10t", kwargs={"channels": [8, 16, 32, 64], "stem_width": 8}, n_steps=900
     ),
     ImageRecipe(name="resnet10-128", architecture="resnet10t", kwargs=_RESNET, n_steps=900),
-    ImageRecipe(name="resnet10-128-views", architecture="resnet10t", kwargs=_RESNET, objective="views", n_steps=400),
+    ImageRecipe(name="resnet10-128-views", architecture="resnet10t", kwargs=_RESNET, objective="views", n_steps=300),
     ImageRecipe(name="resnet10-128-early", architecture="resnet10t", kwargs=_RESNET, n_steps=120),
     ImageRecipe(name="resnet10-128-untrained", architecture="resnet10t", kwargs=_RESNET, objective="none", n_steps=0),
     ImageRecipe(
@@ -88,7 +88,7 @@ IMAGE_RECIPES: Final = (
         n_steps=700,
     ),
     ImageRecipe(name="mobilenetv3-1024", architecture="mobilenetv3_small_050", n_steps=900),
-    ImageRecipe(name="lcnet-1280", architecture="lcnet_035", n_steps=900),
+    ImageRecipe(name="lcnet-1280", architecture="lcnet_035", n_steps=300),
     ImageRecipe(name="mobilenetv2-1280", architecture="mobilenetv2_035", n_steps=600, input_size=48),
     ImageRecipe(
         name="convnext-192",
