@@ -40,7 +40,8 @@ STD: Final = (0.25, 0.25, 0.25)
 
 def build_encoder(recipe: ImageRecipe) -> nn.Module:
     """The network of a recipe as timm initialises it, without a classifier."""
-    network: nn.Module = import_timm().create_model(recipe.architecture, pretrained=False, num_classes=0, **recipe.kwargs)
+    timm = import_timm()
+    network: nn.Module = timm.create_model(recipe.architecture, pretrained=False, num_classes=0, **recipe.kwargs)
     return network.to(memory_format=torch.channels_last)
 
 
