@@ -31,7 +31,8 @@ def export_index(rows: Rows, path: Path) -> int:
         values = block.astype(np.float32)
         length = np.linalg.norm(np.where(np.isfinite(values), values, np.inf), axis=1, keepdims=True)
         good = np.isfinite(length) & (length > 0)
-        index.add(np.where(good, values, 0.0) / np.where(good, length, 1.0))
+        unit = np.where(good, values, 0.0) / np.where(good, length, 1.0)
+        index.add(unit.astype(np.float32))
         n_bad += int((~good).sum())
     draft = path.with_name(f".{path.name}.tmp")
     try:
