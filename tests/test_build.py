@@ -180,7 +180,7 @@ def test_each_kind_of_text_encoder_is_stored_halved_and_read_back(
 
 
 def test_paraphrases_come_closer_than_captions_of_other_scenes(tmp_path: Path) -> None:
-    recipe = replace(WORDS, embed_dim=32, n_steps=60, batch_size=16, learning_rate=5e-2)
+    recipe = replace(WORDS, embed_dim=32, n_steps=240, batch_size=16, learning_rate=5e-2)
     held_out = open_scene_split("test", seed=0, n_pictures=20).captions
 
     encoder = write_text_encoder(recipe, CAPTIONS, tmp_path / "words", seed=0, log=lambda line: None)

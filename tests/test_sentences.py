@@ -100,7 +100,9 @@ def test_the_cost_of_a_caption_is_that_of_sixteen_tokens(text_folder: Path) -> N
 
     projections, attention, feed_forward = 4 * 16 * 16 * 16, 2 * 16 * 16 * 16, 2 * 16 * 16 * 32
     pooler = 16 * 16  # computed by the library, though nothing reads it
-    assert facts.gflops == 2 * (projections + attention + feed_forward + pooler) / 1e9
+    counted = 2 * (projections + attention + feed_forward + pooler) / 1e9
+    fused = 2 * (projections + feed_forward + pooler) / 1e9  # torch 2.13 does not count the CPU's fused attention
+    assert facts.gflops in (counted, fused)
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def train_image_encoder(recipe: ImageRecipe, pictures: ScenePictures, *, seed: i
     encoder = build_encoder(recipe)
     if recipe.objective == "none" or not recipe.n_steps:
         return encoder.eval()
-    pixels = torch.from_numpy(pictures.block(0, len(pictures)))
+    pixels = torch.from_numpy(pictures.block(0, len(pictures)).copy())  # the block is read-only
     width = _width(encoder, recipe.input_size)
     task = _TASKS[recipe.objective](pictures, width)
     parameters = [*encoder.parameters(), *task.parameters()]
