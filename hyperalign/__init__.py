@@ -59,7 +59,7 @@ The map, in the order in which data meets the modules; a line of code may import
     prepare    from what was asked to rows on disk
     grids      cached rows put together as the methods see them
     scoring    connectors on rows: expected hits of every pair
-    solutions  connectors as tensors and plain records
+    packing    connectors as tensors and plain records
     solve      the methods that were asked for, each run once and kept
     board      methods on the test items: the leaderboard
     request    what a search is asked for
@@ -67,6 +67,9 @@ The map, in the order in which data meets the modules; a line of code may import
     account    what a run says of itself
     search     the pipeline
     plan       what a search would cost, before anything is computed
+    bench      figures that a sceptic can make again
+        sheet           what a measurement gives
+        measures        which measurements there are, and what is kept of one
     use        what is made of rows and connectors when the search is over
         index           rows as a Faiss index
     show       a saved run becomes a terminal table and one HTML file
@@ -75,6 +78,7 @@ The map, in the order in which data meets the modules; a line of code may import
         table           a run in the terminal
         page            a run as one HTML file
         planned         a plan in the terminal
+        benched         a measurement in the terminal
         lists           encoders, cache entries, facts
         progress        bars on a terminal, plain lines elsewhere
     config     words and TOML files become configurations
@@ -82,8 +86,10 @@ The map, in the order in which data meets the modules; a line of code may import
     cli        words in, one library call, words out
         manners         what is said where, and what a mistake looks like
         options         options that commands share
+        asking          what was typed becomes a configuration
         stores          zoo and cache commands
         searching       search, embed, rerun, report
+        benching        bench
 """
 
 __version__ = "0.1.0"

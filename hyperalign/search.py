@@ -43,7 +43,7 @@ from hyperalign.run import (
     write_tensors,
 )
 from hyperalign.scoring import scoring_flops, zero_shot_flops, zero_shot_parts
-from hyperalign.solutions import pack, restrict
+from hyperalign.packing import pack, restrict
 from hyperalign.solve import Solved, Workbench, pairs_in_words, solve, verify
 
 __all__ = ["METHODS", "Asked", "SearchConfig", "ask", "embed", "search"]

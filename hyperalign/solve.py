@@ -36,7 +36,7 @@ from hyperalign.scoring import (
     zero_shot_flops,
     zero_shot_parts,
 )
-from hyperalign.solutions import join, pack, restrict, unpack
+from hyperalign.packing import join, pack, restrict, unpack
 
 __all__ = ["Method", "Recipe", "Solved", "Workbench", "choose_by", "pairs_in_words", "solve", "verify"]
 

@@ -341,7 +341,7 @@ def test_connectors_on_disk_score_as_the_table_says(world: Path, plain: Run) -> 
     from hyperalign.align.grid import build_grid
     from hyperalign.rank.metrics import recall
     from hyperalign.scoring import retrieval
-    from hyperalign.solutions import unpack
+    from hyperalign.packing import unpack
 
     event = next(line for line in read_log(plain.path) if line["event"] == "connectors")
     solution = unpack(load_tensors(plain.path / "connectors.safetensors"), event["solution"])

@@ -1,13 +1,14 @@
 """`search`, `rerun`, `embed` and `report`: a configuration in, a run on disk and its table out."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hyperalign.cli.asking import NOT_CONFIG, configured, from_record, given
 from hyperalign.cli.manners import print_json, say, show_progress, stdout
 from hyperalign.cli.options import (
     BASELINE,
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
     from hyperalign.search import SearchConfig
 
 __all__ = ["embed", "report", "rerun", "search"]
-
-_NOT_CONFIG = {"cache_dir", "out", "config", "resume", "json", "dry_run"}
 
 
 def search(  # noqa: PLR0913 – the signature is the list of options
@@ -86,7 +85,7 @@ def search(  # noqa: PLR0913 – the signature is the list of options
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would cost, and compute nothing.")] = False,
 ) -> None:
     """Rank every pair of encoders under the limits, and verify the winner."""
-    wanted = _configured(ctx) if resume is None else _recorded(ctx, resume)
+    wanted = configured(ctx) if resume is None else _recorded(ctx, resume)
     if dry_run:
         _print_plan(wanted, cache_dir, json=json)
     else:
@@ -102,7 +101,7 @@ def rerun(
     """Repeat a run from its own record, and say whether the table is the same."""
     from hyperalign.run import read_result, same_table
 
-    wanted = _from_record(read_result(run)["configuration"])
+    wanted = from_record(read_result(run)["configuration"])
     again = _run_search(wanted, cache_dir=cache_dir, out=out, resume=None, json=json)
     if (run / "leaderboard.csv").is_file():
         say(f"the table is {'the same as' if same_table(run, again.path) else 'not'} that of {run}")
@@ -132,7 +131,7 @@ def embed(  # noqa: PLR0913 – the signature is the list of options
     from hyperalign.cli.stores import print_cache
 
     with show_progress() as display:
-        engine.embed(_configured(ctx), cache_dir=cache_dir, progress=display.progress, say=display.say)
+        engine.embed(configured(ctx), cache_dir=cache_dir, progress=display.progress, say=display.say)
     print_cache(cache_dir, json=False)
 
 
@@ -184,45 +183,19 @@ def _resumable(out: Path) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def _configured(ctx: typer.Context) -> "SearchConfig":
-    """What the command line and the configuration file ask for; the rest is left to the defaults."""
-    from hyperalign.config import place_words
-
-    given = {name: value for name, value in _given(ctx).items() if name not in _NOT_CONFIG}
-    return _from_record(place_words({**ctx.meta.get("tables", {}), **given}))
-
-
 def _recorded(ctx: typer.Context, run: Path) -> "SearchConfig":
     """What an unfinished run was asked for; only the time it may take can be changed."""
     from hyperalign.run import read_result
 
-    allowed = {*_NOT_CONFIG, "max_minutes"}
-    given = [name for name in _given(ctx) if name not in allowed]
-    if given:
-        words = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+    allowed = {*NOT_CONFIG, "max_minutes"}
+    other = [name for name in given(ctx) if name not in allowed]
+    if other:
+        words = ", ".join(f"--{name.replace('_', '-')}" for name in other)
         raise ValueError(f"a resumed run keeps its own configuration, got {words}; leave out --resume to start anew")
     record = dict(read_result(run)["configuration"])
     if ctx.params.get("max_minutes") is not None:
         record["max_minutes"] = ctx.params["max_minutes"]
-    return _from_record(record)
-
-
-def _given(ctx: typer.Context) -> dict[str, Any]:
-    """Every option that has a value; one that may be repeated and never was has none."""
-    return {name: value for name, value in ctx.params.items() if value is not None and value not in ([], ())}
-
-
-def _from_record(record: Mapping[str, Any]) -> "SearchConfig":
-    """The configuration, its tables of training fields looked at too: a slip in them is one sentence as well."""
-    from hyperalign.align.canonical import CanonicalConfig
-    from hyperalign.align.train import TrainConfig
-    from hyperalign.config import build, convert
-    from hyperalign.search import SearchConfig
-
-    tables: dict[str, type[Any]] = dict.fromkeys(("train", "baseline", "baseline_both"), TrainConfig)
-    tables["canonical"] = CanonicalConfig
-    values = {name: convert(cls, record[name], where=f"{name}.") for name, cls in tables.items() if name in record}
-    return build(SearchConfig, {**record, **values})
+    return from_record(record)
 
 
 def _print_plan(wanted: "SearchConfig", cache_dir: Path, *, json: bool) -> None:
