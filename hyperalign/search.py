@@ -27,6 +27,7 @@ from hyperalign.embed.data import Dataset, LabelSet
 from hyperalign.grids import Prepared, note_near_duplicates, open_grids
 from hyperalign.ledger import Line
 from hyperalign.machine import measure_matmul, peak_bytes
+from hyperalign.packing import pack, restrict
 from hyperalign.prepare import Job, embedding_jobs, fill_cache, open_data
 from hyperalign.rank.ranking import answer
 from hyperalign.record import Result
@@ -43,7 +44,6 @@ from hyperalign.run import (
     write_tensors,
 )
 from hyperalign.scoring import scoring_flops, zero_shot_flops, zero_shot_parts
-from hyperalign.packing import pack, restrict
 from hyperalign.solve import Solved, Workbench, pairs_in_words, solve, verify
 
 __all__ = ["METHODS", "Asked", "SearchConfig", "ask", "embed", "search"]

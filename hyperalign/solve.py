@@ -25,6 +25,7 @@ from hyperalign.align.train import TrainConfig
 from hyperalign.grids import Prepared
 from hyperalign.ledger import Line
 from hyperalign.machine import peak_bytes
+from hyperalign.packing import join, pack, restrict, unpack
 from hyperalign.rank.metrics import recall
 from hyperalign.run import load_stage, log_event, save_stage
 from hyperalign.scoring import (
@@ -36,7 +37,6 @@ from hyperalign.scoring import (
     zero_shot_flops,
     zero_shot_parts,
 )
-from hyperalign.packing import join, pack, restrict, unpack
 
 __all__ = ["Method", "Recipe", "Solved", "Workbench", "choose_by", "pairs_in_words", "solve", "verify"]
 

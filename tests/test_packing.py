@@ -17,8 +17,8 @@ from hyperalign.align.grid import Grid
 from hyperalign.align.residual import RESIDUAL, solve_residual
 from hyperalign.align.sliced import SLICED, solve_sliced
 from hyperalign.align.solution import Solution
-from hyperalign.run import create_run, load_stage, save_stage
 from hyperalign.packing import join, pack, restrict, unpack
+from hyperalign.run import create_run, load_stage, save_stage
 
 GRID = plant(30, n_captions=2)
 CONFIG = CanonicalConfig(rank=12, shared_rank=8, n_folds=3, max_features=10)

@@ -339,9 +339,9 @@ def test_a_search_that_finished_nothing_says_how_to_go_on(world: Path) -> None:
 
 def test_connectors_on_disk_score_as_the_table_says(world: Path, plain: Run) -> None:
     from hyperalign.align.grid import build_grid
+    from hyperalign.packing import unpack
     from hyperalign.rank.metrics import recall
     from hyperalign.scoring import retrieval
-    from hyperalign.packing import unpack
 
     event = next(line for line in read_log(plain.path) if line["event"] == "connectors")
     solution = unpack(load_tensors(plain.path / "connectors.safetensors"), event["solution"])
