@@ -41,6 +41,8 @@ The map, in the order in which data meets the modules; a line of code may import
         connectors      linear maps and contrastive losses
         train           one loop for hypernetworks and baseline
         canonical       whitened coordinates
+        directions      what of an encoder the other side predicts
+        canonical_grid  all encoders in canonical coordinates, and the cross-covariances of all pairs
         solution        what every method gives: connectors and their cost
         closed_form     connectors without a gradient step
         hypernetwork    networks that emit connectors

@@ -14,26 +14,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hyperalign.align.batches import FoldSampler, PairOrder, Sampler
+from hyperalign.align.batches import FoldSampler, PairOrder, Sampler, SubgridOrder
 from hyperalign.align.canonical import Canonical, CanonicalConfig
-from hyperalign.align.closed_form import count_folds
+from hyperalign.align.canonical_grid import SetupShapes, count_folds, setup_flops, setup_shapes
 from hyperalign.align.connectors import is_tiled
 from hyperalign.align.grid import Grid, PairIndex
-from hyperalign.align.hypernetwork import ResidualConfig, transform_step_flops
+from hyperalign.align.hypernetwork import ResidualConfig, ResidualNetwork
+from hyperalign.align.residual import residual_step_flops
 from hyperalign.align.solution import Solution
 from hyperalign.align.train import TrainConfig
 from hyperalign.ledger import (
     adamw_flops,
     connector_step_flops,
-    covariance_flops,
-    eigh_flops,
-    infonce_flops,
     matmul_flops,
     mlp_step_flops,
 )
 from hyperalign.solve import Method, Recipe
 
-__all__ = ["Forecast", "Hollow", "canonical_bytes", "forecast", "hollow_grid", "setup_flops"]
+__all__ = ["Forecast", "Hollow", "canonical_bytes", "forecast", "hollow_grid"]
 
 
 class Forecast(NamedTuple):
@@ -64,26 +62,6 @@ class Hollow(NamedTuple):
     def __getitem__(self, index: Any) -> NDArray[Any]:  # type: ignore[override]
         """Nothing."""
         raise TypeError("rows that are not computed yet have a shape and no numbers")
-
-
-class _Ranks(NamedTuple):
-    """Widths on the way to canonical coordinates.
-
-    Attributes:
-        rank: White coordinates, R.
-        shared: Coordinates that are kept of these, r.
-        features: For each encoder, image encoders first, how many of its features are used.
-        white: For each, how many of its R coordinates are not always zero.
-        turned: For each, how many of its r coordinates are not always zero.
-        kept: Whether coordinates stay in memory.
-    """
-
-    rank: int
-    shared: int
-    features: list[int]
-    white: list[int]
-    turned: list[int]
-    kept: bool
 
 
 def hollow_grid(image_widths: Sequence[int], text_widths: Sequence[int], owner: NDArray[np.int64]) -> Grid:
@@ -118,88 +96,53 @@ def forecast(method: Method, grid: Grid, pairs: Sequence[PairIndex], recipe: Rec
     return _FORECASTS[method.name](method, grid, pairs, recipe)
 
 
-def setup_flops(grid: Grid, config: CanonicalConfig) -> int:
-    """FLOPs of `build_canonical_grid`."""
-    ranks = _ranks(grid, config)
-    n_img, n_txt = grid.shape
-    rows = [grid.n_images] * n_img + [grid.n_captions] * n_txt
-    n_folds = count_folds(grid.n_images, config)
-    flops = 0
-    for n_rows, width in zip(rows, ranks.features, strict=True):
-        flops += covariance_flops(n_rows, width) + eigh_flops(width)
-        flops += matmul_flops(n_rows, width, ranks.rank)  # to white coordinates, once for the cross-products
-        flops += matmul_flops(width, ranks.rank, ranks.shared)
-        flops += matmul_flops(n_rows, ranks.rank, ranks.shared) if ranks.kept else 0
-    flops += matmul_flops(sum(ranks.white[:n_img]), grid.n_images, sum(ranks.white[n_img:]))
-    flops += (n_img + n_txt) * eigh_flops(ranks.rank)
-    flops += 2 * n_img * n_txt * matmul_flops(ranks.rank, ranks.rank, ranks.rank)
-    turning = matmul_flops(ranks.shared, ranks.rank, ranks.rank) + matmul_flops(ranks.shared, ranks.rank, ranks.shared)
-    return flops + n_folds * n_img * n_txt * turning
-
-
 def canonical_bytes(grid: Grid, config: CanonicalConfig) -> int:
-    """Memory that canonical coordinates and the connectors of all folds take while they are made."""
-    ranks, (n_img, n_txt) = _ranks(grid, config), grid.shape
-    coordinates = 4 * ranks.rank * (grid.n_images * n_img + grid.n_captions * n_txt) if ranks.kept else 0
-    return coordinates + 4 * (2 * config.n_folds + 1) * n_img * n_txt * ranks.rank**2
+    """Memory that rows, coordinates and the connectors of all folds take while they are made."""
+    shapes, (n_img, n_txt) = setup_shapes(grid, config), grid.shape
+    kept = grid.n_images * (sum(shapes.image_features) + sum(shapes.text_features) + n_img * shapes.rank)
+    n_folds = count_folds(grid, config, shapes.rank)
+    return 4 * (kept if shapes.keeps else 0) + 4 * (n_folds + 2) * n_img * n_txt * shapes.rank**2
 
 
-def _ranks(grid: Grid, config: CanonicalConfig) -> _Ranks:
-    n_img, _ = grid.shape
-    features = [min(rows.shape[1], config.max_features or rows.shape[1]) for rows in (*grid.images, *grid.texts)]
-    n_rows = [grid.n_images] * n_img + [grid.n_captions] * (len(features) - n_img)
-    rank = min(config.rank, max(features))
-    white = [min(rank, width, max(n - 1, 1)) for width, n in zip(features, n_rows, strict=True)]
-    shared = min(config.shared_rank, rank)
-    other = [sum(white[n_img:])] * n_img + [sum(white[:n_img])] * (len(features) - n_img)
-    turned = [min(shared, own, most) for own, most in zip(white, other, strict=True)]
-    n_bytes = 4 * rank * sum(n_rows)
-    return _Ranks(rank, shared, features, white, turned, n_bytes <= config.store_bytes)
+def _setup(grid: Grid, recipe: Recipe) -> int:
+    return setup_flops(setup_shapes(grid, recipe.canonical))
 
 
 def _closed_form(method: Method, grid: Grid, pairs: Sequence[PairIndex], recipe: Recipe) -> Forecast:
-    ranks, (n_img, _) = _ranks(grid, recipe.canonical), grid.shape
-    emit = 0
+    shapes, emit = setup_shapes(grid, recipe.canonical), 0
     if method.sides == "text":
         for i, j in grid.pairs():
-            f_img, f_txt = ranks.features[i], ranks.features[n_img + j]
-            r_img, r_txt = ranks.turned[i], ranks.turned[n_img + j]
+            f_img, f_txt = shapes.image_features[i], shapes.text_features[j]
+            r_img, r_txt = shapes.image_ranks[i], shapes.text_ranks[j]
             emit += matmul_flops(f_img, r_img, r_txt) + matmul_flops(f_img, r_txt, f_txt)
-    solution = _canonical(grid, pairs, ranks) if method.sides == "both" else _between_rows(grid, pairs)
+    solution = _canonical(grid, pairs, shapes) if method.sides == "both" else _between_rows(grid, pairs)
     if method.sides == "text" and recipe.canonical.normalise:
         texts = [_whitening(rows.shape[1], rows.shape[1], rows.shape[1]) for rows in grid.texts]
         solution = replace(solution, texts=texts)
-    return Forecast(setup_flops(grid, recipe.canonical), emit, 0, 0, 0, solution)
+    return Forecast(_setup(grid, recipe), emit, 0, 0, 0, solution)
 
 
 def _residual(method: Method, grid: Grid, pairs: Sequence[PairIndex], recipe: Recipe) -> Forecast:
-    config, ranks, network = (
-        replace(recipe.residual, seed=method.seed),
-        _ranks(grid, recipe.canonical),
-        ResidualConfig(),
-    )
-    k, r = min(network.transform_rank, ranks.shared), ranks.shared
-    widths = (network.code_dim + 1, *network.hidden, r * (1 + 2 * k))
-    n_folds = count_folds(grid.n_images, recipe.canonical)
+    config, shapes = replace(recipe.residual, seed=method.seed), setup_shapes(grid, recipe.canonical)
+    features, shape = [*shapes.image_features, *shapes.text_features], ResidualConfig()
+    with torch.device("meta"):
+        network = ResidualNetwork(torch.ones(len(features), shapes.rank) > 0, grid.shape[0], shape, torch.Generator())
+    n_folds = count_folds(grid, recipe.canonical, shapes.rank)
     sampler = FoldSampler(grid.owner, n_folds, config.batch_size, config.seed)
-    order = PairOrder(grid.pairs(), config.pairs_per_step, config.seed)
+    order = SubgridOrder(*grid.shape, config.pairs_per_step, config.seed)
     n_steps = config.steps(sampler.steps_per_epoch)
     flops = 0
     for step in range(n_steps):
-        batch, drawn = sampler.samplers[step % n_folds].batch_size, order.draw()
-        used = [*np.unique(drawn[:, 0]), *(grid.shape[0] + np.unique(drawn[:, 1]))]
-        logits = infonce_flops(batch, r, both_sides=True, tiled=is_tiled(len(drawn), batch))
-        flops += len(drawn) * (2 * matmul_flops(batch, r, r) + logits)
-        flops += len(used) * transform_step_flops(batch, r, k) + mlp_step_flops(len(used), widths, input_grad=True)
-        flops += 0 if ranks.kept else sum(matmul_flops(batch, ranks.features[e], r) for e in used)
-    emit = sum(matmul_flops(len(ranks.features), a, b) for a, b in pairwise(widths))
-    emit += sum(2 * matmul_flops(width, r, k) for width in ranks.features)
+        batch, (encoders, j) = sampler.samplers[step % n_folds].batch_size, order.draw()
+        flops += residual_step_flops(network, batch, len(encoders), shapes.text_ranks[j])
+        used = [] if shapes.keeps else [*encoders, grid.shape[0] + j]
+        flops += sum(matmul_flops(batch, features[e], shapes.rank) for e in used)
+    emit = network.emit_flops(len(features)) + sum(2 * matmul_flops(f, shapes.rank, network.k) for f in features)
     n_looks = _n_looks(config, n_steps)
     flops += (n_looks + 1) * emit  # every look emits all transforms
-    n_params = len(ranks.features) * network.code_dim + _mlp_params(widths) + config.learn_scale
+    n_params = sum(p.numel() for p in network.parameters()) + config.learn_scale
     updates = adamw_flops(n_params, n_steps)
-    solution = _canonical(grid, pairs, ranks)
-    return Forecast(setup_flops(grid, recipe.canonical), flops, updates, n_steps, n_looks, solution)
+    return Forecast(_setup(grid, recipe), flops, updates, n_steps, n_looks, _canonical(grid, pairs, shapes))
 
 
 def _sliced(method: Method, grid: Grid, pairs: Sequence[PairIndex], recipe: Recipe) -> Forecast:
@@ -225,14 +168,14 @@ def _ape(method: Method, grid: Grid, pairs: Sequence[PairIndex], recipe: Recipe)
     config = recipe.ape_both if both else recipe.ape
     sampler = Sampler(grid.owner, config.batch_size, config.seed)
     n_steps, batch = config.steps(sampler.steps_per_epoch), sampler.batch_size
-    ranks = _ranks(grid, recipe.canonical)
-    solution = _canonical(grid, pairs, ranks) if both else _between_rows(grid, pairs)
+    shapes = setup_shapes(grid, recipe.canonical)
+    solution = _canonical(grid, pairs, shapes) if both else _between_rows(grid, pairs)
     flops = n_steps * sum(_connector_step(batch, w.shape[1], w.shape[0]) for w in solution.weights)
-    if both and not ranks.kept:
-        used = [e for i, j in pairs for e in (i, grid.shape[0] + j)]
-        flops += n_steps * sum(matmul_flops(batch, ranks.features[e], ranks.shared) for e in used)
+    if both and not shapes.keeps:
+        widths = [shapes.image_features[i] + shapes.text_features[j] for i, j in pairs]
+        flops += n_steps * matmul_flops(batch, sum(widths), shapes.rank)
     n_params = sum(w.numel() + w.shape[0] + config.learn_scale for w in solution.weights)
-    setup = setup_flops(grid, recipe.canonical) if both else 0
+    setup = _setup(grid, recipe) if both else 0
     return Forecast(setup, flops, adamw_flops(n_params, n_steps), n_steps * len(pairs), 0, solution)
 
 
@@ -256,13 +199,13 @@ def _between_rows(grid: Grid, pairs: Sequence[PairIndex]) -> Solution:
     return _solution(pairs, shapes, [None] * grid.shape[0], [None] * grid.shape[1])
 
 
-def _canonical(grid: Grid, pairs: Sequence[PairIndex], ranks: _Ranks) -> Solution:
+def _canonical(grid: Grid, pairs: Sequence[PairIndex], shapes: SetupShapes) -> Solution:
     """Connectors between canonical coordinates."""
-    n_img = grid.shape[0]
+    n_img, features = grid.shape[0], [*shapes.image_features, *shapes.text_features]
     widths = [rows.shape[1] for rows in (*grid.images, *grid.texts)]
-    sides = [_whitening(f, ranks.shared, width) for f, width in zip(ranks.features, widths, strict=True)]
-    shapes = [(ranks.turned[i], ranks.turned[n_img + j]) for i, j in pairs]
-    return _solution(pairs, shapes, sides[:n_img], sides[n_img:])
+    sides = [_whitening(f, shapes.rank, width) for f, width in zip(features, widths, strict=True)]
+    ranks = [(shapes.image_ranks[i], shapes.text_ranks[j]) for i, j in pairs]
+    return _solution(pairs, ranks, sides[:n_img], sides[n_img:])
 
 
 def _solution(

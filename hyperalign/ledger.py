@@ -3,8 +3,9 @@
 One multiply–add is 2 FLOP. Formulas count matrix products, which is what `torch.utils.flop_counter` sees; a test
 holds each against the counter to the unit. Left out on both sides are sums, biases, norms, softmax, gathers and
 products of a matrix and one vector.
-What the counter cannot see is listed here with a formula of its own: eigendecompositions (`eigh_flops`) and
-optimiser updates (`adamw_flops`).
+What the counter cannot see is listed here with a formula of its own: eigendecompositions (`eigh_flops`), other
+decompositions and triangular systems (`cholesky_flops`, `qr_flops`,
+`triangular_flops`), optimiser updates (`adamw_flops`).
 """
 
 from collections.abc import Iterable
@@ -12,6 +13,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 SEARCH_STAGES = ("set-up", "training", "validation")
+STRIP = 128  # columns of a symmetric product that are computed at a time
 STAGES = (
     "embedding",
     *SEARCH_STAGES,
@@ -58,9 +60,27 @@ def matmul_flops(n_rows: int, d_in: int, d_out: int) -> int:
     return 2 * n_rows * d_in * d_out
 
 
-def covariance_flops(n_rows: int, dim: int) -> int:
-    """FLOPs of zᵀz over `n_rows` rows of width `dim`; the symmetry is not exploited, so it is not counted."""
-    return matmul_flops(dim, n_rows, dim)
+def gram_flops(n_rows: int, dim: int) -> int:
+    """FLOPs of the upper triangle of zᵀz over `n_rows` rows of width `dim`, in strips of `STRIP` columns.
+
+    Each strip is multiplied with what stands on and right of it: 2·n·w·(D − start).
+    """
+    return sum(matmul_flops(min(STRIP, dim - start), n_rows, dim - start) for start in range(0, dim, STRIP))
+
+
+def cholesky_flops(dim: int) -> int:
+    """FLOPs of a Cholesky decomposition, D³/3 (no counter sees it)."""
+    return dim**3 // 3
+
+
+def triangular_flops(dim: int, n_columns: int) -> int:
+    """FLOPs of solving a triangular system of width `dim` for so many columns, D² each (no counter sees it)."""
+    return dim**2 * n_columns
+
+
+def qr_flops(n_rows: int, n_columns: int) -> int:
+    """FLOPs of an orthonormal basis of (n, k) by Householder reflections, booked at 4·n·k² (no counter sees it)."""
+    return 4 * n_rows * n_columns**2
 
 
 def eigh_flops(dim: int) -> int:

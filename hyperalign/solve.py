@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from hyperalign.align.baseline import solve_ape
 from hyperalign.align.canonical import CanonicalConfig
-from hyperalign.align.closed_form import CanonicalGrid, build_canonical_grid, solve_closed_form
+from hyperalign.align.canonical_grid import CanonicalGrid, build_canonical_grid
+from hyperalign.align.closed_form import solve_closed_form
 from hyperalign.align.grid import PairIndex
 from hyperalign.align.residual import solve_residual
 from hyperalign.align.sliced import solve_sliced

@@ -14,20 +14,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hyperalign.align import closed_form as closed_form_module
 from hyperalign.align.canonical import CanonicalConfig, Coordinates, find_canonical, find_moments, to_coordinates
-from hyperalign.align.closed_form import (
-    CanonicalGrid,
-    build_canonical_grid,
-    count_folds,
-    find_cross,
-    leave_one_out,
-    solve_closed_form,
-    to_text_sided,
-)
+from hyperalign.align.canonical_grid import CanonicalGrid, build_canonical_grid, count_folds, leave_one_out
+from hyperalign.align.closed_form import solve_closed_form, to_text_sided
 from hyperalign.align.grid import Grid, Rows, build_grid, to_float
 from hyperalign.ledger import eigh_flops
 
-CONFIG = CanonicalConfig(rank=12, shared_rank=8, n_folds=3)
-WHOLE = CanonicalConfig(rank=16, shared_rank=16, n_folds=3, image_power=0)
+CONFIG = CanonicalConfig(rank=8, n_folds=3)
+WHOLE = CanonicalConfig(rank=16, n_folds=3, image_power=0)
 
 
 def whitened(grid: Grid) -> tuple[list[Coordinates], list[Coordinates]]:
@@ -245,9 +238,7 @@ def test_directions_that_the_other_side_cannot_predict_are_cut() -> None:
 def test_coordinates_that_do_not_fit_are_made_when_asked_for() -> None:
     grid = plant(60)
 
-    kept, made = (
-        build_canonical_grid(grid, CanonicalConfig(rank=12, shared_rank=8, store_bytes=b)) for b in (2**20, 0)
-    )
+    kept, made = (build_canonical_grid(grid, CanonicalConfig(rank=8, store_bytes=b)) for b in (2**20, 0))
 
     torch.testing.assert_close(kept.cross.abs(), made.cross.abs(), atol=1e-4, rtol=1e-3)
     assert_same_similarities(similarities(solve_closed_form(kept), grid), similarities(solve_closed_form(made), grid))
@@ -258,7 +249,7 @@ def test_coordinates_that_do_not_fit_are_made_when_asked_for() -> None:
 def test_the_set_up_costs_what_the_counter_sees_and_the_eigendecompositions(
     store_bytes: int, max_features: int
 ) -> None:
-    config = CanonicalConfig(rank=12, shared_rank=8, n_folds=3, store_bytes=store_bytes, max_features=max_features)
+    config = CanonicalConfig(rank=8, n_folds=3, store_bytes=store_bytes, max_features=max_features)
     grid = spoil(plant(40, n_captions=2), images={0: [1, 2]}, texts={1: [5]})
 
     with FlopCounterMode(display=False) as counter:
@@ -272,7 +263,7 @@ def test_the_set_up_costs_what_the_counter_sees_and_the_eigendecompositions(
 
 def built(**overrides: object) -> tuple[Grid, CanonicalGrid]:
     grid = plant(40)
-    config = {"rank": 12, "shared_rank": 8, **overrides}
+    config = {"rank": 8, **overrides}
     return grid, build_canonical_grid(grid, CanonicalConfig(**config))  # type: ignore[arg-type]
 
 
@@ -328,7 +319,7 @@ def test_the_text_sided_twin_is_better_than_chance() -> None:
         (plant(40, image_dims=(12,), text_dims=(10,)), CONFIG),
         (plant(40, image_dims=(1, 8), text_dims=(1, 10)), CONFIG),
         (plant(5), CONFIG),
-        (plant(40), CanonicalConfig(rank=500, shared_rank=400)),
+        (plant(40), CanonicalConfig(rank=500)),
         (plant(4), CanonicalConfig(n_folds=9)),
         (plant(2), CONFIG),
         (plant(3), CONFIG),

@@ -10,7 +10,8 @@ import pytest
 
 from hyperalign.align.baseline import APE, solve_ape
 from hyperalign.align.canonical import CanonicalConfig
-from hyperalign.align.closed_form import build_canonical_grid, solve_closed_form
+from hyperalign.align.canonical_grid import build_canonical_grid
+from hyperalign.align.closed_form import solve_closed_form
 from hyperalign.align.grid import Grid, Picked, build_grid
 from hyperalign.align.residual import RESIDUAL, solve_residual
 from hyperalign.scoring import mean_score

@@ -12,7 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from hyperalign.align import baseline, residual, sliced
 from hyperalign.align.baseline import APE, APE_BOTH, ape_flops, solve_ape
 from hyperalign.align.canonical import CanonicalConfig
-from hyperalign.align.closed_form import build_canonical_grid, solve_closed_form
+from hyperalign.align.canonical_grid import build_canonical_grid
+from hyperalign.align.closed_form import solve_closed_form
 from hyperalign.align.connectors import contrastive
 from hyperalign.align.grid import Gather, Grid, build_grid
 from hyperalign.align.hypernetwork import ResidualConfig, ResidualNetwork, SlicedNetwork
@@ -21,7 +22,7 @@ from hyperalign.align.sliced import SLICED, solve_sliced
 from hyperalign.align.solution import Solution
 from hyperalign.align.train import Learner
 
-CANONICAL = CanonicalConfig(rank=12, shared_rank=8, n_folds=3)
+CANONICAL = CanonicalConfig(rank=8, n_folds=3)
 NETWORK = ResidualConfig(code_dim=8, hidden=(16,), transform_rank=4)
 SHORT_APE = replace(APE, n_epochs=None, n_steps=6, batch_size=16)
 SHORT_RESIDUAL = replace(RESIDUAL, n_steps=12, batch_size=16, pairs_per_step=4)
@@ -68,7 +69,7 @@ def is_finite(solution: Solution) -> bool:
 def test_one_hypernetwork_learns_every_pair_of_a_planted_zoo() -> None:
     """Unweighted, an image's coordinates are mostly noise: the closed form cannot know that, a transform can."""
     grid, held_out = plant(400, n_captions=2, noise=0.6), plant(100, items=1, noise=0.6)
-    canonical = build_canonical_grid(grid, CanonicalConfig(rank=16, shared_rank=16, n_folds=3, image_power=0))
+    canonical = build_canonical_grid(grid, CanonicalConfig(rank=16, n_folds=3, image_power=0))
     config = replace(RESIDUAL, n_steps=50, batch_size=64, pairs_per_step=3)
 
     learned = recalls(solve_residual(grid, canonical, config, network=NETWORK), held_out)

@@ -12,7 +12,8 @@ from planted import mean_recall, plant
 
 from hyperalign.align.baseline import APE, solve_ape
 from hyperalign.align.canonical import CanonicalConfig
-from hyperalign.align.closed_form import build_canonical_grid, solve_closed_form
+from hyperalign.align.canonical_grid import build_canonical_grid
+from hyperalign.align.closed_form import solve_closed_form
 from hyperalign.align.grid import Grid
 from hyperalign.align.residual import RESIDUAL, solve_residual
 from hyperalign.align.sliced import SLICED, solve_sliced
@@ -21,7 +22,7 @@ from hyperalign.packing import join, pack, restrict, unpack
 from hyperalign.run import create_run, load_stage, save_stage
 
 GRID = plant(30, n_captions=2)
-CONFIG = CanonicalConfig(rank=12, shared_rank=8, n_folds=3, max_features=10)
+CONFIG = CanonicalConfig(rank=8, n_folds=3, max_features=10)
 KINDS = ["ape", "closed-form", "twin", "hypernet", "sliced"]
 
 

@@ -39,7 +39,7 @@ def planned(config: SearchConfig, cache_dir: Path) -> Plan:
     [
         ({}, {"n_steps": 7}),
         ({"store_bytes": 0}, {"n_epochs": 0.5}),
-        ({"max_features": 11, "rank": 9, "shared_rank": 7, "n_folds": 3}, {"n_steps": 2}),
+        ({"max_features": 11, "rank": 7, "n_folds": 3}, {"n_steps": 2}),
     ],
     ids=["kept", "not kept", "cut"],
 )

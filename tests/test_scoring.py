@@ -11,7 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from hyperalign import scoring
 from hyperalign.align.baseline import APE, solve_ape
 from hyperalign.align.canonical import CanonicalConfig
-from hyperalign.align.closed_form import build_canonical_grid, solve_closed_form
+from hyperalign.align.canonical_grid import build_canonical_grid
+from hyperalign.align.closed_form import solve_closed_form
 from hyperalign.align.grid import Grid, build_grid
 from hyperalign.align.solution import Solution
 from hyperalign.grids import LabelGrid
@@ -26,7 +27,7 @@ from hyperalign.scoring import (
     zero_shot_parts,
 )
 
-CONFIG = CanonicalConfig(rank=12, shared_rank=8, n_folds=3)
+CONFIG = CanonicalConfig(rank=8, n_folds=3)
 
 
 def between_rows(weight: torch.Tensor, bias: torch.Tensor | None = None) -> Solution:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hyperalign.align.batches import Sampler, valid_items
 from hyperalign.align.canonical import Canonical, Coordinates
-from hyperalign.align.closed_form import CanonicalGrid
+from hyperalign.align.canonical_grid import CanonicalGrid
 from hyperalign.align.connectors import Connector, connect, contrastive, init_connector, is_tiled
 from hyperalign.align.grid import Gather, Grid, PairIndex, check_pictures
 from hyperalign.align.solution import Progress, Solution, Stop

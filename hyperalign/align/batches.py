@@ -53,7 +53,7 @@ class Sampler:
 class PairOrder:
     """Pairs in shuffled mini-batches of the grid, without end: each pair comes once before any comes twice."""
 
-    def __init__(self, pairs: Sequence[PairIndex], n: int, seed: int) -> None:
+    def __init__(self, pairs: Sequence[PairIndex], n: int, seed: int | Sequence[int]) -> None:
         """Prepare; nothing is drawn yet.
 
         Args:
@@ -63,7 +63,7 @@ class PairOrder:
         """
         self.pairs = np.array(pairs, dtype=np.int64)
         self.n = min(n, len(pairs))
-        self.rng = np.random.default_rng([seed, 1])
+        self.rng = np.random.default_rng([*np.atleast_1d(seed), 1])
         self.queue = np.empty((0, 2), dtype=np.int64)
 
     def draw(self) -> NDArray[np.int64]:
@@ -75,6 +75,31 @@ class PairOrder:
             self.queue = np.concatenate([self.queue, fresh[np.logical_not(late)], fresh[late]])
         drawn, self.queue = self.queue[: self.n], self.queue[self.n :]
         return drawn[np.lexsort((drawn[:, 1], drawn[:, 0]))]
+
+
+class SubgridOrder:
+    """Sub-grids of P image encoders by one text encoder, without end: each pair comes once before any comes twice."""
+
+    def __init__(self, n_image: int, n_text: int, n: int, seed: int) -> None:
+        """Prepare; nothing is drawn yet.
+
+        Args:
+            n_image: Image encoders, N.
+            n_text: Text encoders, M, which take turns in shuffled rounds.
+            n: Image encoders in a draw, P; cut to N.
+            seed: Seeds the order.
+        """
+        self.n_text = n_text
+        self.rng = np.random.default_rng([seed, 2])
+        self.orders = [PairOrder([(i, j) for i in range(n_image)], n, seed=[seed, j]) for j in range(n_text)]
+        self.round = np.empty(0, dtype=np.int64)
+
+    def draw(self) -> tuple[NDArray[np.int64], int]:
+        """(P,) image encoders, ascending, and the text encoder."""
+        if not len(self.round):
+            self.round = self.rng.permutation(self.n_text)
+        text, self.round = int(self.round[0]), self.round[1:]
+        return self.orders[text].draw()[:, 0], text
 
 
 class FoldSampler:

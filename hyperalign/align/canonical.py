@@ -1,8 +1,9 @@
 """Canonical coordinates of one encoder: the same width and scale for all.
 
-One pass over an encoder's rows gives its mean and covariance; an eigendecomposition gives coordinates
-c = (Λ + λ·mean Λ)^(-1/2) Uᵀ(z − μ) in which every encoder is white and has the same width R. An encoder narrower
-than R has zeros in its last coordinates.
+One pass over an encoder's rows gives mean and covariance Σ; with Σ + λ·mean(diag Σ)·I = L Lᵀ the rows L⁻¹(z − μ) are
+white. Which R directions of white space are kept is not this module's business (see `directions`): here a direction
+becomes part of a projection, and a projection is applied to rows. An encoder narrower than R has zeros in its last
+coordinates.
 """
 
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hyperalign.align.grid import BLOCK, Rows, blocks, to_float
-from hyperalign.ledger import matmul_flops
+from hyperalign.ledger import STRIP, matmul_flops
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,33 +24,40 @@ class CanonicalConfig:
     """How canonical coordinates are made; the one home of these defaults.
 
     Attributes:
-        rank: White coordinates kept, R; a grid whose encoders are all narrower uses their largest width.
-        shared_rank: Coordinates kept of these, r: those that the other side predicts best.
+        rank: Coordinates kept, R: those that the other side predicts best. An encoder narrower than R keeps all.
         image_power: p, how much a predictable image direction counts more than another: its weight is σ^p.
-        ridge: λ, the share of the mean eigenvalue added to each before the root is taken.
+        image_ridge: λ of image encoders, the share of the mean variance that is added to each.
+        text_ridge: λ of text encoders.
         normalise: Whether rows are made unit vectors first.
         max_features: Of a wider encoder, only so many features of largest variance are used; 0 for all.
-        n_folds: Parts of the pictures, so that a connector can be made without the pictures it is tried on.
-        store_bytes: Coordinates are kept in memory up to this size for the whole grid, else made for each batch.
+        max_targets: Directions are found from so many coordinates of the other side at most; more are mixed at random.
+        n_folds: Parts of the pictures, so that a connector can be made without the pictures it is tried on; fewer,
+            but at least two, where the connectors of all folds would take more than `fold_bytes`.
+        fold_bytes: See `n_folds`.
+        store_bytes: Rows and coordinates are kept in memory up to this size for the whole grid, else read and made
+            again where they are needed.
     """
 
-    rank: int = 320
-    shared_rank: int = 128
+    rank: int = 128
     image_power: float = 0.5
-    ridge: float = 0.1
+    image_ridge: float = 0.3
+    text_ridge: float = 0.03
     normalise: bool = True
     max_features: int = 512
+    max_targets: int = 1536
     n_folds: int = 5
+    fold_bytes: int = 8 * 2**30
     store_bytes: int = 512 * 2**20
 
     def __post_init__(self) -> None:
         """Refuse values no run could use."""
-        least = {"rank": 1, "shared_rank": 1, "n_folds": 2, "image_power": 0, "max_features": 0, "store_bytes": 0}
-        for name, low in least.items():
+        least = {"rank": 1, "n_folds": 2, "image_power": 0, "max_features": 0, "max_targets": 1}
+        for name, low in {**least, "fold_bytes": 0, "store_bytes": 0}.items():
             if not getattr(self, name) >= low:
                 raise ValueError(f"{name} must be at least {low}, got {getattr(self, name)}")
-        if not self.ridge > 0:
-            raise ValueError(f"ridge must be above 0, got {self.ridge}")
+        for name in ("image_ridge", "text_ridge"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
 
 
 class Moments(NamedTuple):
@@ -122,32 +130,81 @@ def find_moments(rows: Rows, ok: NDArray[np.bool_], *, normalise: bool, max_feat
         block = first if start == 0 else _prepared(to_float(rows[chosen[start : start + BLOCK]]), normalise)
         block = block[:, features] - shift
         total += block.sum(0, dtype=torch.float64)
-        square += (block.T @ block).double()
+        add_gram(square, block)
+    square = square.triu() + square.triu(1).T
     mean = total / len(chosen)
     return Moments(
         mean + shift.double(), square / len(chosen) - torch.outer(mean, mean), len(chosen), features, rows.shape[1]
     )
 
 
+def add_gram(total: Tensor, rows: Tensor) -> None:
+    """Add the upper triangle of rowsᵀ rows to `total`, in strips, so that most of the lower one is never computed.
+
+    Args:
+        total: (D, D), written to on and above the diagonal.
+        rows: (n, D)
+    """
+    for start in range(0, rows.shape[1], STRIP):
+        total[start : start + STRIP, start:] += rows[:, start : start + STRIP].T @ rows[:, start:]
+
+
 def _prepared(block: Tensor, normalise: bool) -> Tensor:
     return F.normalize(block, dim=1) if normalise else block
 
 
-def find_canonical(moments: Moments, rank: int, *, ridge: float, normalise: bool) -> Canonical:
-    """Whitening to at most `rank` coordinates, the strongest first.
+class Whitening(NamedTuple):
+    """How an encoder's rows become white: L⁻¹(z − μ).
 
-    An encoder with constant rows has no direction to keep: its projection is zero and so are its coordinates.
+    Attributes:
+        mean: μ, (F,)
+        root: L, (F, F), lower triangular.
+        features: (F,) which of the encoder's features are used, ascending.
+        width: The encoder's own width D.
+        normalise: Whether rows are made unit vectors first.
+        varies: Whether the rows differ at all; of constant rows nothing can be kept.
+        n_rows: Usable rows it comes from.
     """
-    values, vectors = torch.linalg.eigh(moments.covariance)
-    values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
-    kept = min(rank, len(values), max(moments.n_rows - 1, 1))
-    floor = ridge * values.mean()
+
+    mean: Tensor
+    root: Tensor
+    features: Tensor
+    width: int
+    normalise: bool
+    varies: bool
+    n_rows: int
+
+    def project(self, directions: Tensor) -> Tensor:
+        """The projection of centred rows to some directions of white space: L⁻ᵀ V for V of (F, r)."""
+        if not self.varies:
+            return torch.zeros_like(directions)
+        solved: Tensor = torch.linalg.solve_triangular(self.root.mT, directions, upper=True)
+        return solved
+
+    def whiten(self, centred: Tensor) -> Tensor:
+        """White rows (n, F) of centred rows (n, F)."""
+        if not self.varies:
+            return torch.zeros_like(centred)
+        solved: Tensor = torch.linalg.solve_triangular(self.root, centred.mT, upper=False)
+        return solved.mT
+
+    def canonical(self, projection: Tensor, rank: int) -> Canonical:
+        """A projection of centred rows as the way to `rank` coordinates, the last of them zero where it is narrower."""
+        padded = projection.new_zeros(len(self.mean), rank)
+        padded[:, : projection.shape[1]] = projection
+        return Canonical(self.mean, padded, self.features, self.width, self.normalise)
+
+
+def find_whitening(moments: Moments, *, ridge: float, normalise: bool) -> Whitening:
+    """Whitening from moments; of rows that are the same but for rounding nothing is left."""
+    scale = float(moments.covariance.diagonal().mean())
     rounding = 1e-12 * float(moments.mean.square().sum())  # of rows that are the same but for the last float32 bit
-    alive = (values > 1e-9 * values[0]) & (values > rounding)
-    scale = torch.where(alive, (values + floor).rsqrt(), 0.0)
-    projection = torch.zeros(len(values), rank, dtype=torch.float64)
-    projection[:, :kept] = vectors[:, :kept] * scale[:kept]
-    return Canonical(moments.mean.float(), projection.float(), moments.features, moments.width, normalise)
+    varies = scale > rounding and moments.n_rows > 1
+    eye = torch.eye(len(moments.mean), dtype=torch.float64)
+    root = torch.linalg.cholesky(moments.covariance + ridge * scale * eye) if varies else eye
+    return Whitening(
+        moments.mean.float(), root.float(), moments.features, moments.width, normalise, varies, moments.n_rows
+    )
 
 
 def to_coordinates(rows: Tensor, canonical: Canonical) -> Tensor:
@@ -166,25 +223,28 @@ def to_coordinates(rows: Tensor, canonical: Canonical) -> Tensor:
     return (rows - canonical.mean) @ canonical.projection
 
 
+def centred(rows: Tensor, whitening: Whitening) -> Tensor:
+    """The features used of rows (B, D), the mean off, (B, F); NaN and Inf are taken as zeros."""
+    rows = _prepared(rows.nan_to_num(0.0, 0.0, 0.0), whitening.normalise)
+    if len(whitening.features) < whitening.width:
+        rows = rows[:, whitening.features]
+    return rows - whitening.mean
+
+
 class Coordinates:
-    """Canonical coordinates of one encoder's rows: kept in memory where they fit, else made when asked for.
+    """Canonical coordinates of one encoder's rows: kept in memory, or made when asked for.
 
     Attributes:
         rows: The encoder's own rows, (n, D).
-        canonical: The encoder's whitening.
+        canonical: The way to coordinates.
         flops: FLOPs of all projections executed so far.
     """
 
-    def __init__(self, rows: Rows, canonical: Canonical, *, keep: bool) -> None:
-        """Project everything now if `keep`."""
+    def __init__(self, rows: Rows, canonical: Canonical, kept: Tensor | None = None) -> None:
+        """Nothing is computed yet; `kept` are coordinates (n, R) that are there already."""
         self.rows, self.canonical = rows, canonical
         self.flops = 0
-        self._kept: Tensor | None = None
-        if keep:
-            kept = torch.empty(rows.shape[0], canonical.projection.shape[1])
-            for start, block in blocks(rows):
-                kept[start : start + len(block)] = self._project(block)
-            self._kept = kept
+        self._kept = kept
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -196,17 +256,10 @@ class Coordinates:
             return self._kept[torch.from_numpy(index) if isinstance(index, np.ndarray) else index]
         return self._project(to_float(self.rows[index]))
 
-    def turn(self, by: Tensor) -> None:
-        """Multiply all coordinates by a matrix from the right.
-
-        Args:
-            by: (R, r)
-        """
-        self.flops += matmul_flops(len(self.canonical.mean), *by.shape)
-        self.canonical = self.canonical._replace(projection=self.canonical.projection @ by)
-        if self._kept is not None:
-            self.flops += matmul_flops(len(self._kept), *by.shape)
-            self._kept = self._kept @ by
+    def keep(self) -> None:
+        """Project everything now, for whoever goes through all rows more than once."""
+        if self._kept is None:
+            self._kept = torch.cat([self._project(block) for _, block in blocks(self.rows)])
 
     def _project(self, block: Tensor) -> Tensor:
         self.flops += matmul_flops(len(block), *self.canonical.projection.shape)

@@ -142,8 +142,7 @@ def blocks(rows: Rows, size: int = BLOCK) -> Iterator[tuple[int, Tensor]]:
 
 def to_float(rows: NDArray[Any]) -> Tensor:
     """A float32 tensor of its own memory; what is too large for float32 becomes Inf."""
-    with np.errstate(over="ignore"):
-        return torch.from_numpy(np.array(rows, dtype=np.float32))
+    return torch.from_numpy(np.array(rows)).float()  # torch converts float16 several times as fast as NumPy
 
 
 class Gather:

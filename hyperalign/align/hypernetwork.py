@@ -50,7 +50,7 @@ class Transform(NamedTuple):
     left: Tensor
     right: Tensor
 
-    def pick(self, index: Tensor) -> "Transform":
+    def pick(self, index: Tensor | slice) -> "Transform":
         """Transforms of some encoders, in the order asked for."""
         return Transform(self.gain[index], self.left[index], self.right[index])
 

@@ -181,7 +181,7 @@ def fit(
     """
     parameters = list(learner.parameters)
     optimiser = torch.optim.AdamW(
-        parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, foreach=True
+        parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
     )
     record = Fit()
     watch = _Watch(parameters, record, config, n_steps, validate)

@@ -1,0 +1,422 @@
+"""A grid in canonical coordinates, and the connector of every pair in closed form.
+
+One product per pair gives the cross-covariance C = c_imgᵀ c_txt / n, which maps canonical text to canonical image: a
+connector without a gradient step. Three things make it better and cheaper than C of white coordinates alone (measured
+in reports/LOG.md). Each encoder keeps the R directions that the other side predicts best: the strongest left singular
+vectors of its cross-product with all encoders of the other side at once, so that no R×R product is made before it is
+narrow. Image coordinates are weighted by σ^p, the strength of the prediction, so that what no caption can tell does
+not drown what captions do tell. And the two sides have ridges of their own.
+
+C is also kept by folds of the pictures, so that what is trained on top of it can be shown connectors that have not
+seen the pictures of the batch: C as it is made of all pictures fits them too well to learn from.
+
+Everything goes through the pictures in blocks: beside the connectors, N·M·R² for each fold, nothing grows with them.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hyperalign.align.canonical import (
+    CanonicalConfig,
+    Coordinates,
+    Whitening,
+    centred,
+    find_moments,
+    find_whitening,
+)
+from hyperalign.align.directions import directions_flops, find_directions
+from hyperalign.align.grid import BLOCK, Grid, Rows, check_pictures, to_float
+from hyperalign.ledger import cholesky_flops, gram_flops, matmul_flops, triangular_flops
+
+
+class CanonicalGrid(NamedTuple):
+    """A grid in canonical coordinates, with the closed-form connector of every pair.
+
+    Attributes:
+        images: N `Coordinates` of width R, weighted; kept in memory where `keeps`.
+        texts: M `Coordinates` of width R.
+        cross: (N, M, R, R), connectors from text to image coordinates, from all pictures.
+        held_out: (K, N, M, R, R), the same from all pictures but those with index ≡ k modulo K.
+        flops: FLOPs of the set-up: moments, decompositions, projections, cross-products.
+        keeps: Whether coordinates of the whole grid fit the memory that was allowed.
+        stacked: (N, n_images, R), what `images` keep, as one; None where they keep nothing.
+    """
+
+    images: list[Coordinates]
+    texts: list[Coordinates]
+    cross: Tensor
+    held_out: Tensor
+    flops: int
+    keeps: bool
+    stacked: Tensor | None
+
+    @property
+    def widths(self) -> list[int]:
+        """Coordinates of each encoder that are not always zero, image encoders first."""
+        return [side.canonical.own_rank for side in (*self.images, *self.texts)]
+
+    def images_at(self, encoders: NDArray[np.int64], pictures: NDArray[np.int64]) -> Tensor:
+        """(P, B, R) coordinates of some pictures by P image encoders."""
+        if self.stacked is not None:
+            return self.stacked[torch.from_numpy(encoders)[:, None], torch.from_numpy(pictures)]
+        return torch.stack([self.images[i][pictures] for i in encoders])
+
+
+class SetupShapes(NamedTuple):
+    """What the cost of a set-up depends on.
+
+    Attributes:
+        image_features: Features used of each image encoder, F.
+        text_features: The same of each text encoder.
+        image_rows: Usable rows of each image encoder.
+        text_rows: The same of each text encoder.
+        n_images: Pictures.
+        n_captions: Captions.
+        rank: R, at most the widest encoder's features.
+        max_targets: As in `CanonicalConfig`.
+        keeps: Whether rows and coordinates stay in memory.
+    """
+
+    image_features: list[int]
+    text_features: list[int]
+    image_rows: list[int]
+    text_rows: list[int]
+    n_images: int
+    n_captions: int
+    rank: int
+    max_targets: int
+    keeps: bool
+
+    @property
+    def image_ranks(self) -> list[int]:
+        """Coordinates of each image encoder; texts predict no more directions than they have."""
+        most = min(self.rank, sum(self.text_features), max(self.n_images - 1, 1))
+        return [min(most, width) for width in self.image_features]
+
+    @property
+    def text_ranks(self) -> list[int]:
+        """Coordinates of each text encoder."""
+        return [min(self.rank, width) for width in self.text_features]
+
+
+def setup_shapes(grid: Grid, config: CanonicalConfig) -> SetupShapes:
+    """The shapes of a grid's set-up; of a grid without numbers too."""
+    used = [min(rows.shape[1], config.max_features or rows.shape[1]) for rows in (*grid.images, *grid.texts)]
+    n_img, rank = len(grid.images), min(config.rank, max(used))
+    n_values = grid.n_images * (sum(used) + n_img * rank) + grid.n_captions * len(grid.texts) * rank
+    return SetupShapes(
+        image_features=used[:n_img],
+        text_features=used[n_img:],
+        image_rows=grid.image_ok.sum(1).tolist(),
+        text_rows=grid.text_ok.sum(1).tolist(),
+        n_images=grid.n_images,
+        n_captions=grid.n_captions,
+        rank=rank,
+        max_targets=config.max_targets,
+        keeps=4 * n_values <= config.store_bytes,
+    )
+
+
+def setup_flops(shapes: SetupShapes) -> int:
+    """FLOPs of `build_canonical_grid`."""
+    s, n = shapes, shapes.n_images
+    widths = [*s.image_features, *s.text_features]
+    flops = sum(gram_flops(rows, width) for rows, width in zip((*s.image_rows, *s.text_rows), widths, strict=True))
+    flops += sum(map(cholesky_flops, widths))
+    targets, mixing = _mixed(n, sum(s.text_features), s.max_targets)
+    flops += sum(triangular_flops(width, n) for width in s.text_features) + mixing
+    for width, rank in zip(s.image_features, s.image_ranks, strict=True):
+        flops += matmul_flops(width, n, targets) + triangular_flops(width, targets)
+        flops += directions_flops(width, targets, rank) + triangular_flops(width, rank)
+        flops += (1 if s.keeps else 2) * matmul_flops(n, width, rank)
+    targets, mixing = _mixed(n, sum(s.image_ranks), s.max_targets)
+    flops += mixing if any(width > s.rank for width in s.text_features) else 0
+    for width, rank in zip(s.text_features, s.text_ranks, strict=True):
+        if width > s.rank:
+            flops += matmul_flops(width, n, targets) + triangular_flops(width, targets)
+            flops += directions_flops(width, targets, rank)
+        flops += triangular_flops(width, rank)
+        flops += matmul_flops(s.n_captions, width, s.rank) if s.keeps else matmul_flops(n, width, rank)
+    return flops + matmul_flops(sum(s.image_ranks), n, sum(s.text_ranks))
+
+
+def _mixed(n_rows: int, width: int, most: int) -> tuple[int, int]:
+    """Width of what directions are found from, and FLOPs of mixing it."""
+    return (width, 0) if width <= most else (most, matmul_flops(n_rows, width, most))
+
+
+def build_canonical_grid(grid: Grid, config: CanonicalConfig) -> CanonicalGrid:
+    """Everything the closed form and the residual hypernetwork start from, without a gradient step.
+
+    Image moments are taken over pictures, text moments over captions, and cross-products over pictures with the mean
+    of their captions (the same number, as much cheaper as a picture has captions).
+
+    Raises:
+        ValueError: If there are fewer than two pictures, or an encoder has no usable row.
+    """
+    check_pictures(grid)
+    shapes = setup_shapes(grid, config)
+    images, texts = _sides(grid, config, keep=shapes.keeps)
+    projections, weights = _image_projections(images, texts, shapes, config)
+    stacked = torch.zeros(len(images), grid.n_images, shapes.rank) if shapes.keeps else None
+    seen = _Seen(images, projections, stacked)
+    text_projections = _text_projections(seen, texts, shapes)
+    on_text = _text_coordinates(grid, texts, text_projections, shapes)
+    folds = _cross(seen, on_text, shapes, count_folds(grid, config, shapes.rank))
+    cross, held_out = leave_one_out(folds, grid.n_images)
+    coordinates = []
+    for i, (image, projection, weight) in enumerate(zip(images, projections, weights, strict=True)):
+        canonical = image.whitening.canonical(projection * weight, shapes.rank)
+        if stacked is not None:
+            stacked[i, :, : len(weight)] *= weight
+        coordinates.append(Coordinates(grid.images[i], canonical, None if stacked is None else stacked[i]))
+    return CanonicalGrid(
+        images=coordinates,
+        texts=[text.coordinates for text in on_text],
+        cross=cross,
+        held_out=held_out,
+        flops=setup_flops(shapes),
+        keeps=shapes.keeps,
+        stacked=stacked,
+    )
+
+
+def count_folds(grid: Grid, config: CanonicalConfig, rank: int) -> int:
+    """Parts of the pictures, K: as asked for, or as many as have two pictures each or fit in memory; at least two."""
+    n_img, n_txt = grid.shape
+    fitting = config.fold_bytes // (4 * n_img * n_txt * rank**2)
+    return max(2, min(config.n_folds, grid.n_images // 2, fitting))
+
+
+class _Side(Protocol):
+    """Centred rows of one encoder, one for each picture."""
+
+    whitening: Whitening
+
+    def block(self, first: int, last: int) -> Tensor:
+        """(last − first, F) rows of some pictures; zeros where a picture has none."""
+
+
+class _Pictures:
+    """Centred rows of an image encoder."""
+
+    def __init__(self, rows: Rows, ok: NDArray[np.bool_], whitening: Whitening):
+        self.rows, self.ok, self.whitening = rows, ok, whitening
+
+    def block(self, first: int, last: int) -> Tensor:
+        found = centred(to_float(self.rows[first:last]), self.whitening)
+        return found * torch.from_numpy(self.ok[first:last]).unsqueeze(1)
+
+
+class _Captions:
+    """Centred rows of a text encoder, the mean over each picture's usable captions."""
+
+    def __init__(self, rows: Rows, ok: NDArray[np.bool_], whitening: Whitening, owner: NDArray[np.int64]):
+        self.rows, self.whitening = rows, whitening
+        self.means = _Means(ok, owner)
+
+    def block(self, first: int, last: int) -> Tensor:
+        return self.means(lambda part: centred(to_float(self.rows[part]), self.whitening), first, last)
+
+
+class _Means:
+    """Means over the usable captions of each picture."""
+
+    def __init__(self, ok: NDArray[np.bool_], owner: NDArray[np.int64]):
+        self.ok, self.owner = ok, owner
+
+    def __call__(self, rows: Callable[[slice], Tensor], first: int, last: int) -> Tensor:
+        """(last − first, D) from the rows (B, D) of slices of captions; zeros where a picture has none."""
+        start, stop = np.searchsorted(self.owner, (first, last)).tolist()
+        total, count = None, torch.zeros(last - first)
+        for at in range(start, stop, BLOCK):
+            part = slice(at, min(at + BLOCK, stop))
+            to, counted = torch.from_numpy(self.owner[part] - first), torch.from_numpy(self.ok[part]).float()
+            found = rows(part)
+            found = found if self.ok[part].all() else found * counted.unsqueeze(1)
+            total = found.new_zeros(last - first, found.shape[1]) if total is None else total
+            total.index_add_(0, to, found)
+            count.index_add_(0, to, counted)
+        assert total is not None, "every picture has a caption"
+        return total / count.clamp_min(1).unsqueeze(1)
+
+
+class _Kept:
+    """A side whose rows are read once and kept."""
+
+    def __init__(self, side: _Side, n_images: int):
+        self.whitening = side.whitening
+        self.rows = torch.cat([side.block(first, last) for first, last in _blocks(n_images)])
+
+    def block(self, first: int, last: int) -> Tensor:
+        return self.rows[first:last]
+
+
+def _blocks(n_images: int) -> Iterator[tuple[int, int]]:
+    for first in range(0, n_images, BLOCK):
+        yield first, min(first + BLOCK, n_images)
+
+
+def _sides(grid: Grid, config: CanonicalConfig, *, keep: bool) -> tuple[list[_Side], list[_Side]]:
+    """Moments and whitening of every encoder."""
+
+    def whiten(rows: Rows, ok: NDArray[np.bool_], ridge: float) -> Whitening:
+        moments = find_moments(rows, ok, normalise=config.normalise, max_features=config.max_features)
+        return find_whitening(moments, ridge=ridge, normalise=config.normalise)
+
+    images: list[_Side] = [
+        _Pictures(rows, ok, whiten(rows, ok, config.image_ridge))
+        for rows, ok in zip(grid.images, grid.image_ok, strict=True)
+    ]
+    texts: list[_Side] = [
+        _Captions(rows, ok, whiten(rows, ok, config.text_ridge), grid.owner)
+        for rows, ok in zip(grid.texts, grid.text_ok, strict=True)
+    ]
+    if keep:
+        return [_Kept(side, grid.n_images) for side in images], [_Kept(side, grid.n_images) for side in texts]
+    return images, texts
+
+
+def _mixture(width: int, most: int) -> Tensor | None:
+    """Random mixtures (width, most) of what directions are found from; None where all of it is used."""
+    if width <= most:
+        return None
+    drawn = torch.randn(width, most, generator=torch.Generator().manual_seed(0))
+    return drawn / most**0.5
+
+
+def _image_projections(
+    images: Sequence[_Side], texts: Sequence[_Side], shapes: SetupShapes, config: CanonicalConfig
+) -> tuple[list[Tensor], list[Tensor]]:
+    """For each image encoder the projection (F, r) of centred rows to what texts predict, and its weights σ^p, (r,)."""
+    mixture = _mixture(sum(shapes.text_features), shapes.max_targets)
+    n_targets = sum(shapes.text_features) if mixture is None else shapes.max_targets
+    sums = [torch.zeros(width, n_targets) for width in shapes.image_features]
+    for first, last in _blocks(shapes.n_images):
+        targets = torch.cat([text.whitening.whiten(text.block(first, last)) for text in texts], 1)
+        if mixture is not None:
+            targets = targets @ mixture
+        for total, image in zip(sums, images, strict=True):
+            total += image.block(first, last).mT @ targets
+    projections, weights = [], []
+    for image, total, rank in zip(images, sums, shapes.image_ranks, strict=True):
+        basis, strength = find_directions(_white(total, image.whitening), rank)
+        projections.append(image.whitening.project(basis))
+        weights.append((strength / strength[0].clamp_min(1e-12)) ** config.image_power)
+    return projections, weights
+
+
+def _white(cross: Tensor, whitening: Whitening) -> Tensor:
+    """A cross-product (F, m) of centred rows as one of white rows."""
+    return whitening.whiten(cross.mT).mT
+
+
+class _Seen:
+    """Coordinates of image encoders by blocks of pictures, their weights not in them yet."""
+
+    def __init__(self, images: Sequence[_Side], projections: Sequence[Tensor], stacked: Tensor | None):
+        self.images, self.projections, self.stacked = images, projections, stacked
+        if stacked is not None:
+            for image, projection, kept in zip(images, projections, stacked, strict=True):
+                for first, last in _blocks(len(kept)):
+                    kept[first:last, : projection.shape[1]] = image.block(first, last) @ projection
+
+    def block(self, first: int, last: int) -> Tensor:
+        """(last − first, Σr), encoder by encoder."""
+        if self.stacked is not None:
+            parts = [kept[first:last, : p.shape[1]] for kept, p in zip(self.stacked, self.projections, strict=True)]
+        else:
+            parts = [image.block(first, last) @ p for image, p in zip(self.images, self.projections, strict=True)]
+        return torch.cat(parts, 1)
+
+
+def _text_projections(seen: _Seen, texts: Sequence[_Side], shapes: SetupShapes) -> list[Tensor]:
+    """For each text encoder the projection (F, r) of centred rows; of a wide one to what images predict."""
+    wide = [text for text, width in zip(texts, shapes.text_features, strict=True) if width > shapes.rank]
+    mixture = _mixture(sum(shapes.image_ranks), shapes.max_targets)
+    n_targets = sum(shapes.image_ranks) if mixture is None else shapes.max_targets
+    sums = [torch.zeros(len(text.whitening.mean), n_targets) for text in wide]
+    for first, last in _blocks(shapes.n_images) if wide else ():
+        targets = seen.block(first, last)
+        if mixture is not None:
+            targets = targets @ mixture
+        for total, text in zip(sums, wide, strict=True):
+            total += text.block(first, last).mT @ targets
+    found = iter(sums)
+    projections = []
+    for text, width in zip(texts, shapes.text_features, strict=True):
+        basis = torch.eye(width)
+        if width > shapes.rank:
+            basis = find_directions(_white(next(found), text.whitening), shapes.rank).basis
+        projections.append(text.whitening.project(basis))
+    return projections
+
+
+class _Said:
+    """Coordinates of a text encoder by blocks of pictures, the mean over each picture's captions."""
+
+    def __init__(self, side: _Side, projection: Tensor, coordinates: Coordinates, means: _Means | None):
+        """With `means` the coordinates of all captions are kept."""
+        self.side, self.projection, self.coordinates, self.means = side, projection, coordinates, means
+        if means is not None:
+            coordinates.keep()
+            coordinates.flops = 0  # booked with the set-up
+
+    def block(self, first: int, last: int) -> Tensor:
+        """(last − first, r) coordinates."""
+        if self.means is None:
+            return self.side.block(first, last) @ self.projection
+        return self.means(self.coordinates.__getitem__, first, last)[:, : self.projection.shape[1]]
+
+
+def _text_coordinates(
+    grid: Grid, texts: Sequence[_Side], projections: Sequence[Tensor], shapes: SetupShapes
+) -> list[_Said]:
+    """The way to coordinates of every text encoder, and those of all captions where they are kept."""
+    found = []
+    for j, (rows, text, projection) in enumerate(zip(grid.texts, texts, projections, strict=True)):
+        coordinates = Coordinates(rows, text.whitening.canonical(projection, shapes.rank))
+        means = _Means(grid.text_ok[j], grid.owner) if shapes.keeps else None
+        found.append(_Said(text, projection, coordinates, means))
+    return found
+
+
+def _cross(seen: _Seen, texts: Sequence[_Said], shapes: SetupShapes, n_folds: int) -> Tensor:
+    """Sums of c_img c̄_txtᵀ of all pairs by fold, (K, N, M, R, R), fold k of the pictures with index ≡ k modulo K.
+
+    Narrow encoders are multiplied at their own width; the rest of their R×R is zero.
+    """
+    ranks, rank = shapes.image_ranks, shapes.rank
+    sums = torch.zeros(n_folds, len(ranks), len(texts), rank, rank)
+    for first, last in _blocks(shapes.n_images):
+        image = seen.block(first, last)
+        for j, text in enumerate(texts):
+            coordinates = text.block(first, last)
+            for k in range(n_folds):  # one product of all image encoders with one text encoder
+                own = slice((k - first) % n_folds, None, n_folds)
+                parts = (image[own].mT @ coordinates[own]).split(ranks)
+                for i, part in enumerate(parts):
+                    sums[k, i, j, : ranks[i], : coordinates.shape[1]] += part
+    return sums
+
+
+def leave_one_out(folds: Tensor, n_images: int) -> tuple[Tensor, Tensor]:
+    """Means over all pictures, and over all but those of each fold.
+
+    Args:
+        folds: (K, ...) sums over the pictures with index ≡ k modulo K; written over.
+        n_images: Pictures in all.
+
+    Returns:
+        (...) and (K, ...).
+    """
+    n_folds = len(folds)
+    left = torch.tensor([n_images - len(range(k, n_images, n_folds)) for k in range(n_folds)])
+    total = folds.sum(0)
+    held_out = folds.neg_().add_(total).div_(left.clamp_min(1).view(-1, *[1] * total.ndim))
+    return total / n_images, held_out
