@@ -287,7 +287,7 @@ def _mixture(width: int, most: int) -> Tensor | None:
     if width <= most:
         return None
     drawn = torch.randn(width, most, generator=torch.Generator().manual_seed(0))
-    return drawn / most**0.5
+    return drawn * float(most) ** -0.5
 
 
 def _image_projections(
