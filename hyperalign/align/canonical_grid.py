@@ -13,6 +13,7 @@ seen the pictures of the batch: C as it is made of all pictures fits them too we
 Everything goes through the pictures in blocks: beside the connectors, N·M·R² for each fold, nothing grows with them.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
@@ -286,8 +287,7 @@ def _mixture(width: int, most: int) -> Tensor | None:
     """Random mixtures (width, most) of what directions are found from; None where all of it is used."""
     if width <= most:
         return None
-    drawn = torch.randn(width, most, generator=torch.Generator().manual_seed(0))
-    return drawn * float(most) ** -0.5
+    return torch.randn(width, most, generator=torch.Generator().manual_seed(0)) / math.sqrt(most)
 
 
 def _image_projections(
