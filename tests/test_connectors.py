@@ -130,14 +130,24 @@ def test_tiles_give_the_value_and_the_gradients_of_the_whole(
     tile: int, masked: bool, one_scale: bool, keep: bool
 ) -> None:
     scale = torch.tensor(20.0) if one_scale else torch.tensor([[[5.0]], [[20.0]], [[100.0]]])
-    inputs = (unit(3, 7, 4), unit(3, 7, 4, seed=1), scale)
+    inputs = (unit(3, 7, 4).double(), unit(3, 7, 4, seed=1).double(), scale.double())
     valid = torch.rand(3, 7, generator=torch.Generator().manual_seed(2)) > 0.3 if masked else None
 
     plain = gradients(infonce, *inputs, valid=valid)
     tiled = gradients(tiled_infonce, *inputs, valid=valid, tile=tile, keep=keep)
 
     for one, other in zip(plain, tiled, strict=True):
-        torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(other, one, rtol=1e-8, atol=1e-8)
+
+
+def test_rows_that_are_all_alike_or_all_opposed_stay_finite_at_the_largest_scale() -> None:
+    """Width 1: cosines are 1 or -1, and at s = 100 the sums of exponentials would leave float32."""
+    image, text = torch.ones(1, 600, 1), torch.ones(1, 600, 1)
+    alike = gradients(tiled_infonce, image, text, torch.tensor(100.0))
+    opposed = gradients(tiled_infonce, image, -text, torch.tensor(100.0))
+
+    assert alike[0].item() == pytest.approx(math.log(600), rel=1e-5)
+    assert all(found.isfinite().all() for found in (*alike, *opposed))
 
 
 @pytest.mark.parametrize("sides", [(0,), (1,), (2,), (0, 2)])

@@ -96,32 +96,35 @@ def siglip(image: Tensor, text: Tensor, logit_scale: Tensor, logit_bias: Tensor)
 class _TiledInfoNCE(torch.autograd.Function):
     """InfoNCE a tile of the logits at a time: tiles are kept for the gradient, or made again.
 
-    With p the softmax over texts and q that over images, the gradient with respect to the logits is
-    (p + q − 2·1) / 2n. It takes the place of the logits tile by tile, so nothing of their size is ever made twice. The
-    scale's gradient is that of the texts times the texts, Σ_j t_j · ∂/∂(s t_j), and needs no pass over the logits.
+    Rows are unit vectors, so a logit lies in [−s, s] and its exponential can be taken as it is: one pass over a tile
+    gives both sums. With p the softmax over texts and q that over images, the gradient with respect to the logits is
+    (p + q − 2·1) / 2n; it takes the place of the exponentials tile by tile, so nothing of their size is made twice.
+    The scale's gradient is that of the texts times the texts, Σ_j t_j · ∂/∂(s t_j), and needs no pass over the logits.
     """
 
     @staticmethod
     def forward(  # noqa: PLR0913 - autograd hands everything over by position
         ctx: Any, image: Tensor, text: Tensor, logit_scale: Tensor, valid: Tensor | None, tile: int, keep: bool
     ) -> Tensor:
-        """(P,) losses; keeps both rows of log-sum-exps, (P, B) each."""
-        over_text = image.new_empty(image.shape[:2])
-        over_image = image.new_full(image.shape[:2], -torch.inf)
+        """(P,) losses; keeps the inverse of both sums of exponentials, (P, B) each."""
+        over_text, over_image = image.new_empty(image.shape[:2]), image.new_zeros(image.shape[:2])
         keep = keep and any(ctx.needs_input_grad)
         ctx.tiles = []
         for rows in _tiles(image.shape[1], tile):
-            logits = _logits(image, text, logit_scale, valid, rows)
-            over_text[:, rows] = logits.logsumexp(2)
-            over_image = torch.logaddexp(over_image, logits.logsumexp(1))
+            exponentials = _exponentials(image, text, logit_scale, valid, rows)
+            over_text[:, rows] = exponentials.sum(2)
+            over_image += exponentials.sum(1)
             if keep:
-                ctx.tiles.append(logits)
+                ctx.tiles.append(exponentials)
+        tiny = torch.finfo(image.dtype).tiny  # where nothing is left of a row of opposites
+        over_text.clamp_min_(tiny), over_image.clamp_min_(tiny)
         matched = logit_scale.reshape(-1, 1) * torch.linalg.vecdot(image, text)
-        total = over_text + over_image - 2 * matched
+        total = over_text.log() + over_image.log() + 2 * (_shift(logit_scale).reshape(-1, 1) - matched)
+        over_text.reciprocal_(), over_image.reciprocal_()
         if valid is not None:
             total = total.masked_fill(~valid, 0.0)
-            over_text.masked_fill_(~valid, torch.inf)  # e^(x − ∞) = 0: what does not count has no gradient
-            over_image.masked_fill_(~valid, torch.inf)
+            over_text.masked_fill_(~valid, 0.0)  # what does not count has no gradient
+            over_image.masked_fill_(~valid, 0.0)
         ctx.save_for_backward(image, text, logit_scale, valid, over_text, over_image)
         ctx.tile = tile
         loss: Tensor = total.sum(1) / (2 * _n_valid(image, valid))
@@ -137,9 +140,8 @@ class _TiledInfoNCE(torch.autograd.Function):
         grad_text = torch.zeros_like(text) if to_text_too else None
         tiles, ctx.tiles = ctx.tiles, []  # they are used up; a second backward makes them again
         for rows in _tiles(image.shape[1], ctx.tile):
-            logits = tiles.pop(0) if tiles else _logits(image, text, scale, valid, rows)
-            inner = (logits - over_image[:, None, :]).exp_()
-            inner += logits.sub_(over_text[:, rows, None]).exp_()
+            inner = tiles.pop(0) if tiles else _exponentials(image, text, scale, valid, rows)
+            inner *= over_text[:, rows, None] + over_image[:, None, :]
             diagonal = inner.diagonal(offset=rows.start, dim1=1, dim2=2)
             diagonal.sub_(2 if valid is None else 2 * valid[:, rows])
             if grad_image is not None:
@@ -166,12 +168,19 @@ def _tiles(n_rows: int, tile: int) -> Iterator[slice]:
     return (slice(start, min(start + tile, n_rows)) for start in range(0, n_rows, tile))
 
 
-def _logits(image: Tensor, text: Tensor, scale: Tensor, valid: Tensor | None, rows: slice) -> Tensor:
-    """(P, tile, B) logits of some images with all texts; hidden where one of the two does not count."""
+def _exponentials(image: Tensor, text: Tensor, scale: Tensor, valid: Tensor | None, rows: slice) -> Tensor:
+    """(P, tile, B) exponentials of the logits of some images with all texts; 0 where one of the two does not count."""
     logits = (image[:, rows] @ text.mT).mul_(scale)
+    if _shift(scale).any():
+        logits -= _shift(scale)
     if valid is not None:
         logits.masked_fill_(~valid[:, rows, None], _HIDDEN).masked_fill_(~valid[:, None, :], _HIDDEN)
-    return logits
+    return logits.exp_()
+
+
+def _shift(scale: Tensor) -> Tensor:
+    """What a logit is made smaller by, so that a sum of exponentials stays finite in float32: nothing up to s = 70."""
+    return (scale - 70).clamp_min(0.0)
 
 
 def _n_valid(image: Tensor, valid: Tensor | None) -> Tensor | int:

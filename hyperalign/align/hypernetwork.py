@@ -28,7 +28,7 @@ class ResidualConfig:
     """
 
     code_dim: int = 32
-    hidden: tuple[int, ...] = (128, 128)
+    hidden: tuple[int, ...] = (32,)
     transform_rank: int = 32
 
     def __post_init__(self) -> None:

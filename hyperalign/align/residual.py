@@ -22,7 +22,7 @@ from hyperalign.align.solution import Progress, Solution, Stop, Validate
 from hyperalign.align.train import TrainConfig, capped_scale, fit, scale_parameter
 from hyperalign.ledger import infonce_flops, matmul_flops
 
-RESIDUAL = TrainConfig(n_steps=240, batch_size=256, pairs_per_step=2, learning_rate=5e-3, logit_scale=10.0)
+RESIDUAL = TrainConfig(n_steps=100, batch_size=512, pairs_per_step=3, learning_rate=5e-3, logit_scale=10.0)
 
 
 class _ResidualLearner:
