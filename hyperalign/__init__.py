@@ -49,6 +49,7 @@ The map, in the order in which data meets the modules; a line of code may import
         sliced          the poster's hypernetwork trained
     rank       connectors become an order one can trust
         metrics         retrieval and zero-shot scores
+        best            the chance of each pair to be the best
         resampling      a paired bootstrap over test images
         ranking         order, intervals, ties
         agreement       one order held against another, and the noise ceiling
@@ -69,6 +70,8 @@ The map, in the order in which data meets the modules; a line of code may import
     plan       what a search would cost, before anything is computed
     bench      figures that a sceptic can make again
         sheet           what a measurement gives
+        worlds          planted test sets, of one pair or of a grid
+        intervals       simulated test sets against intervals and P(best)
         measures        which measurements there are, and what is kept of one
     use        what is made of rows and connectors when the search is over
         index           rows as a Faiss index
