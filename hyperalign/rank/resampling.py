@@ -3,8 +3,9 @@
 All pairs are scored on the same images, so they are compared on the same resamples of these images: what makes an
 image hard for everyone cancels. Nothing here sees an embedding; hits are all it needs.
 
-The resamples keep the gallery, another test set does not. Measured (`hyperalign bench --intervals`), that changes the
-variance of a score by a tenth in either direction, and the intervals hold the expected score as often as they say.
+The resamples keep the gallery, another test set does not. Measured (`hyperalign bench --intervals`, scores from 1 to
+60 %), the variance from test set to test set is 0.9 to 1.2 times that in a fixed gallery, and the intervals hold the
+expected score in 93 to 96 % of 8,640 test sets, whatever the score.
 """
 
 from collections.abc import Sequence
