@@ -52,6 +52,7 @@ The map, in the order in which data meets the modules; a line of code may import
         sliced          the poster's hypernetwork trained
     rank       connectors become an order one can trust
         metrics         retrieval and zero-shot scores
+        best            the chance of each pair to be the best
         resampling      a paired bootstrap over test images
         ranking         order, intervals, ties
         agreement       one order held against another, and the noise ceiling
@@ -79,6 +80,8 @@ The map, in the order in which data meets the modules; a line of code may import
         throughput      embedding against a bare loop
         loss_memory     the loss of a large batch
         speed           all of what this machine does, in one run
+        worlds          planted test sets, of one pair or of a grid
+        intervals       simulated test sets against intervals and P(best)
         measures        which measurements there are, and what is kept of one
     use        what is made of rows and connectors when the search is over
         index           rows as a Faiss index
