@@ -69,6 +69,13 @@ The map, in the order in which data meets the modules; a line of code may import
     plan       what a search would cost, before anything is computed
     bench      figures that a sceptic can make again
         sheet           what a measurement gives
+        opened          what was asked for as rows
+        costs           what trials will cost, from shapes
+        trials          one training after the other, each done once
+        sweep           batch, length and rate of the baseline
+        curve           score against FLOPs, every method on it
+        collapse        trainings that ought to go wrong
+        poster          growing zoos, and classes of scale
         measures        which measurements there are, and what is kept of one
     use        what is made of rows and connectors when the search is over
         index           rows as a Faiss index
