@@ -1,8 +1,7 @@
 """What a measurement gives: sheets of plain rows, whose column names carry the unit.
 
-A column ends with `flops`, `seconds`, `bytes`, `per_second`, `ratio`, `share`, `score` or `points` (a score or a
-difference of scores, to the hundredth), or is a word or a count; the terminal and the page read the unit off the name,
-and JSON keeps the bare number.
+A column ends with `flops`, `seconds`, `bytes`, `per_second`, `ratio`, `share` or `score`, or is a word or a count; the
+terminal and the page read the unit off the name, and JSON keeps the bare number.
 """
 
 from collections.abc import Callable, Mapping, Sequence

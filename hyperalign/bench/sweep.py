@@ -197,8 +197,8 @@ class _Sweep:
                     "sides": self.sides,
                     "n_image_encoders": n,
                     **point._asdict(),
-                    "validation_points": round(score, 3),
-                    "test_points": round(float(trial.test.mean()), 3),
+                    "validation_score": round(score, 3),
+                    "test_score": round(float(trial.test.mean()), 3),
                     "grid_flops": self.grid_flops(point),
                     "tried_flops": trial.search_flops,
                     "wall_seconds": trial.seconds,
@@ -228,20 +228,16 @@ def _sweep_text(sweep: _Sweep) -> list[Sheet]:
     for grid, title in ((part, "ape · text, settings tried on a part of the grid"), (opened, "ape · text, finalists")):
         marks = _marked({BEST: max(sweep.scores(grid), key=sweep.on(grid)), CHEAPEST: sweep.cheapest(grid, bar(grid))})
         sheets.append(sweep.sheet(grid, title, marks, _NOTES if grid is opened else [_part_note(sweep)]))
-    asked.say(f"ape · text: {to_json({mark: point for point, mark in _chosen(sheets[-1]).items()})}")
     return sheets
 
 
 def _sweep_both(sweep: _Sweep) -> list[Sheet]:
     opened, part, space = sweep.opened, sweep.part, sweep.space
-    best = climb(space, sweep.on(part))
+    score = sweep.on(part)
+    best = climb(space, score)
     target = sweep.target(part)
-    matched = descend(
-        space,
-        best,
-        cost=sweep.grid_flops,
-        enough=lambda point: sweep.on(part)(point) >= min(target, sweep.on(part)(best)),
-    )
+    bar = min(target, score(best))  # where the hypernetwork is not reached, as good as it gets
+    matched = descend(space, best, cost=sweep.grid_flops, enough=lambda point: score(point) >= bar)
     sweep.on(opened)(best)
     whole_target = sweep.target(opened)
     found = settle(space, matched, enough=lambda point: sweep.on(opened)(point) >= whole_target)

@@ -53,7 +53,6 @@ def in_words(column: str, value: Any) -> str:
         ("ratio", times),
         ("share", lambda v: f"{100 * v:.1f} %"),
         ("score", points),
-        ("points", lambda v: f"{v:.2f}"),
     ):
         if column.endswith(ending):
             return str(word(value))
