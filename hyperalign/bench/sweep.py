@@ -208,7 +208,7 @@ class _Sweep:
 
 
 def _sweep_text(sweep: _Sweep) -> list[Sheet]:
-    asked, opened, part = sweep.asked, sweep.opened, sweep.part
+    opened, part = sweep.opened, sweep.part
     score = sweep.on(part)
 
     def bar(grid: Opened) -> float:
