@@ -85,7 +85,7 @@ class Trials:
             asked: What it is asked for.
         """
         self.asked, self.path = asked, asked.out / f"bench-{name}.jsonl"
-        self.code = _code_digest()
+        self.code, self.commit = _code_digest(), find_commits()["hyperalign"]
         self.n_read = 0
         self.n_done, self.seconds_done, self.flops_done = 0, 0.0, 0
         lines = [line for path in sorted(asked.out.glob("bench-*.jsonl")) for line in _read_lines(path)]
@@ -106,7 +106,7 @@ class Trials:
         line = self._known.get(key)
         if line is None or (hits and not file.is_file()):
             line = self._do(opened, method, recipe, file if hits else None)
-            line = {"key": key, "code": self.code, "commit": find_commits()["hyperalign"], **line}
+            line = {"key": key, "code": self.code, "commit": self.commit, **line}
             self._keep(line)
         else:
             self.n_read += 1
