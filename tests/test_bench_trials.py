@@ -113,7 +113,8 @@ def test_a_finished_trial_is_taken_from_its_file(world: Path, opened: Opened, co
     assert second.hits is None
     np.testing.assert_array_equal(first.test, second.test)
     assert (first.flops, first.seconds) == (second.flops, second.seconds)
-    assert "1 trials that were finished before" in taken.notes()[0]
+    assert "done now: 0," in taken.notes("")[1]
+    assert "finished before: 1;" in taken.notes("")[1]
 
 
 def test_a_trial_whose_hits_are_missing_is_done_again(world: Path, opened: Opened, count: list[str]) -> None:
@@ -339,6 +340,10 @@ def test_the_claims_are_read_off_the_rows(curved: list[Sheet]) -> None:
     assert differences[0]["score"] == pytest.approx(gain, abs=2e-3)
     assert differences[0]["low_score"] < gain < differences[0]["high_score"]
     assert differences[1]["score"] == pytest.approx(mean("hypernet", own, "regret_at_1_score"), abs=2e-3)
+    dear = [r for r in rows if r["method"] == "hypernet" and " 1 steps" in r["setting"]]  # it costs more than that
+    both = [r["test_score"] for r in rows if (r["sides"], r["setting"]) == ("both", "batch 16, 2 epochs, rate 0.001")]
+    tops = [mean("hypernet", setting, "test_score") for setting in {r["setting"] for r in dear}]
+    assert any(differences[2]["score"] == pytest.approx(top - np.mean(both), abs=2e-3) for top in tops)
     matched = mean("ape", base, "search_flops") / mean("hypernet", own, "search_flops")
     assert costs[0]["flops_ratio"] == pytest.approx(matched)
     assert costs[0]["wall_ratio"] == pytest.approx(costs[0]["baseline_seconds"] / costs[0]["search_seconds"])
@@ -354,7 +359,7 @@ def test_the_mean_score_minus_itself_is_nothing(world: Path, opened: Opened) -> 
     taken, recipe = Trials("x", asked), asked.config.recipe()
     own = [taken.take(opened, Method("ape", "text", seed), recipe, hits=True) for seed in (0, 1)]
 
-    gain, regret = curve._differences(own, own, seed=0).rows
+    gain, regret = curve._differences(own, own, 0).rows
 
     assert (gain["score"], gain["low_score"], gain["high_score"]) == (0, 0, 0)
     assert regret["score"] >= 0

@@ -54,7 +54,7 @@ def measure(asked: Asked) -> list[Sheet]:
     grids = {"whole": opened, "quarter": part_of(opened, range(0, len(opened.candidates.images), PART))}
     base, every = asked.config.recipe(), cases()
     methods = {case: (_method(case, asked.config.seed), _recipe(case, base)) for case in every}
-    announce([foresee(grids[case.grid], *methods[case], task=task) for case in every], asked.say)
+    foreseen = announce([foresee(grids[case.grid], *methods[case], task=task) for case in every], asked.say)
     closed = {
         name: trials.take(grid, Method("closed-form", "both", asked.config.seed), base) for name, grid in grids.items()
     }
@@ -65,7 +65,7 @@ def measure(asked: Asked) -> list[Sheet]:
     notes = [
         f"hypernet {_length(base)}; the sliced network {SLICED_STEPS} steps for each text encoder; seed "
         f"{asked.config.seed}; a batch is cut to the pictures there are, for hypernet to those of a fold",
-        *trials.notes(),
+        *trials.notes(foreseen),
     ]
     return [Sheet("every training", rows, notes), _verdict(rows)]
 

@@ -29,7 +29,7 @@ class Cost(NamedTuple):
 
 
 def foresee(opened: Opened, method: Method, recipe: Recipe, *, task: str = "retrieval") -> Cost:
-    """The same figure that a trial would book, without doing it."""
+    """The figure that a trial would book, without doing it; rows that are not usable are taken as if they were."""
     prepared = opened.prepared
     cost = forecast(method, prepared.train, opened.candidates.pair_indices(), recipe)
     flops = cost.setup_flops + cost.train_flops
@@ -41,10 +41,15 @@ def foresee(opened: Opened, method: Method, recipe: Recipe, *, task: str = "retr
     return Cost(flops, cost.optimiser_flops, cost.n_steps)
 
 
-def announce(costs: Iterable[Cost], say: Say) -> None:
-    """Say what trials will cost, before they begin."""
+def announce(costs: Iterable[Cost], say: Say) -> str:
+    """Say what trials will cost, before they begin; the sentence belongs in the notes too."""
     every = list(costs)
     flops, rate = sum(cost.search_flops for cost in every), measure_matmul(size=1024)
     seconds = estimate_seconds("training", flops, rate)
     seconds += sum(estimate_seconds("optimiser", cost.optimiser_flops, rate) for cost in every)
-    say(f"{len(every)} trials, {flops / 1e12:.3g} TFLOP: about {seconds / 60:.0f} minutes, half or twice as long too")
+    sentence = (
+        f"{len(every)} trials foreseen, {flops / 1e12:.3g} TFLOP: about {seconds / 60:.0f} minutes on this machine, "
+        "where half or twice as long is no surprise"
+    )
+    say(sentence)
+    return sentence

@@ -65,19 +65,22 @@ def measure(asked: Asked) -> list[Sheet]:
     every = settings(asked, opened)
     runs = [(setting, seed) for setting in every for seed in _seeds(setting, asked)]
     task = asked.config.task
-    announce([foresee(opened, Method(s.name, s.sides, seed), s.recipe, task=task) for s, seed in runs], asked.say)
+    costs = [foresee(opened, Method(s.name, s.sides, seed), s.recipe, task=task) for s, seed in runs]
+    foreseen = announce(costs, asked.say)
     base = asked.config.recipe()
     taken: dict[int, list[Trial]] = {}
     for n, setting in enumerate(every):
-        hits = setting.recipe == base and (setting.name, setting.sides) in (("hypernet", "both"), ("ape", "text"))
         for seed in _seeds(setting, asked):
             method = Method(setting.name, setting.sides, seed)
-            taken.setdefault(n, []).append(trials.take(opened, method, setting.recipe, hits=hits))
+            taken.setdefault(n, []).append(trials.take(opened, method, setting.recipe, hits=True))
     found = [(setting, taken[n]) for n, setting in enumerate(every)]
     own, text = (_default(found, base, *which) for which in (("hypernet", "both"), ("ape", "text")))
     reference = _Reference(text, max((trials for _, trials in _grids(found, "ape", "both")), key=_validation))
-    curve = Sheet("score against FLOPs", _rows(found, reference), [*_CURVE_NOTES, *trials.notes()])
-    differences = _differences(own, text, asked.config.seed)
+    curve = Sheet("score against FLOPs", _rows(found, reference), [*_CURVE_NOTES, *trials.notes(foreseen)])
+    seed = asked.config.seed
+    differences, ends = _differences(own, text, seed), _dear(found, opened, base)
+    dear = _gain("hypernet minus ape · both, each at the cost of two epochs of it", *ends, seed=seed)
+    differences = differences._replace(rows=[*differences.rows, dear])
     return [curve, _costs(asked, opened, found, own), differences, _orders(own, reference)]
 
 
@@ -88,6 +91,7 @@ def settings(asked: Asked, opened: Opened) -> list[Setting]:
     points = [Setting("closed-form", sides, base) for sides in ("both", "text")]
     points += [Setting("hypernet", "both", replace(base, residual=config)) for config in _hyper(opened, base)]
     both = [*(lengthen(base.ape_both, f) for f in BOTH_FACTORS), *([matched] if matched else []), base.ape_both]
+    both.append(_two_epochs(base).ape_both)
     points += [Setting("ape", "both", replace(base, ape_both=config)) for config in both]
     text = [base.ape, *(lengthen(base.ape, f) for f in TEXT_FACTORS), *([best] if best else [])]
     points += [Setting("ape", "text", replace(base, ape=config)) for config in text]
@@ -101,8 +105,7 @@ def dear_steps(opened: Opened, recipe: Recipe) -> int:
 
     The cost is linear in the steps but for the looks at validation, so a straight line through two points is enough.
     """
-    both = replace(recipe, ape_both=replace(recipe.ape_both, n_epochs=DEAR_EPOCHS, n_steps=None))
-    goal = foresee(opened, Method("ape", "both", 0), both).search_flops
+    goal = foresee(opened, Method("ape", "both", 0), _two_epochs(recipe)).search_flops
 
     def cost(n_steps: int) -> int:
         config = replace(recipe.residual, n_steps=n_steps, n_epochs=None)
@@ -118,11 +121,21 @@ def _hyper(opened: Opened, base: Recipe) -> list[TrainConfig]:
     goal, wide = dear_steps(opened, base), replace(base.residual, pairs_per_step=2 * base.residual.pairs_per_step)
     n_steps = foresee(opened, Method("hypernet", "both", 0), base).n_steps
     fitting = [factor for factor in HYPER_FACTORS if factor * n_steps < goal]
-    dear = [
+    return [base.residual, *(lengthen(base.residual, factor) for factor in fitting), wide, *_dear_ends(opened, base)]
+
+
+def _dear_ends(opened: Opened, base: Recipe) -> list[TrainConfig]:
+    """The hypernetwork at the dear end, with its pairs a step and with twice as many."""
+    wide = replace(base.residual, pairs_per_step=2 * base.residual.pairs_per_step)
+    return [
         replace(config, n_steps=dear_steps(opened, replace(base, residual=config)), n_epochs=None)
         for config in (base.residual, wide)
     ]
-    return [base.residual, *(lengthen(base.residual, factor) for factor in fitting), wide, *dear]
+
+
+def _two_epochs(recipe: Recipe) -> Recipe:
+    """The baseline between canonical coordinates at the dear end."""
+    return replace(recipe, ape_both=replace(recipe.ape_both, n_epochs=DEAR_EPOCHS, n_steps=None))
 
 
 def _seeds(setting: Setting, asked: Asked) -> Sequence[int]:
@@ -139,6 +152,13 @@ def _grids(found: Found, name: str, sides: str) -> list[tuple[Setting, list[Tria
 
 def _default(found: Found, base: Recipe, name: str, sides: str) -> list[Trial]:
     return next(trials for setting, trials in _grids(found, name, sides) if setting.recipe == base)
+
+
+def _dear(found: Found, opened: Opened, base: Recipe) -> tuple[list[Trial], list[Trial]]:
+    """At the dear end: the hypernetwork, of its settings the better on validation, and the baseline."""
+    ends = _dear_ends(opened, base)
+    own = [trials for setting, trials in _grids(found, "hypernet", "both") if setting.recipe.residual in ends]
+    return max(own, key=_validation), _default(found, _two_epochs(base), "ape", "both")
 
 
 def _validation(trials: Sequence[Trial]) -> float:
@@ -219,27 +239,35 @@ def _cost_row(
 
 def _differences(own: Sequence[Trial], text: Sequence[Trial], seed: int) -> Sheet:
     """Mean score minus the text-sided baseline's, and regret@1, both with paired intervals over test images."""
-    mean_own, mean_text = _mean_over_pairs(own), _mean_over_pairs(text)
-    gain = float(np.mean([t.test.mean() for t in own]) - np.mean([t.test.mean() for t in text]))
-    gain_ends = regret_interval(_beside(mean_own, mean_text), chosen=1, best=0, seed=seed)
     truth = np.mean([trial.test for trial in text], axis=0)
     reference = _mean([_hits(trial) for trial in text])
     taken = reference.hits[:, :, [trial.chosen for trial in own]].mean(2, keepdims=True)
-    lost = float(truth.max() - np.mean([truth[trial.chosen] for trial in own]))
     best = reference.hits[:, :, [int(truth.argmax())]]
-    lost_ends = regret_interval(_beside(reference._replace(hits=best), reference._replace(hits=taken)), 1, 0, seed=seed)
+    lost = float(truth.max() - np.mean([truth[trial.chosen] for trial in own]))
+    both = reference._replace(hits=np.concatenate([best, taken], axis=2))
     rows = [
-        {"figure": what, "score": round(value, 3), "low_score": round(low, 3), "high_score": round(high, 3)}
-        for what, value, (low, high) in (
-            ("mean test score of hypernet minus ape · text", gain, gain_ends),
-            ("regret@1 in ape · text's mean over seeds", lost, lost_ends),
-        )
+        _gain("hypernet minus ape · text", own, text, seed=seed),
+        _difference("regret@1 in ape · text's mean over seeds", lost, both, seed),
     ]
     notes = [
-        f"means over {len(own)} seeds of hypernet and {len(text)} of ape · text; 95 % intervals of a paired bootstrap "
-        "over test images, of the mean over pairs; what another seed changes is not in them"
+        f"means over {len(own)} seeds of each; mean test scores and 95 % intervals of a paired bootstrap over test "
+        "images, of the mean over pairs; what another seed changes is not in them"
     ]
     return Sheet("differences of scores", rows, notes)
+
+
+def _gain(words: str, own: Sequence[Trial], other: Sequence[Trial], *, seed: int) -> dict[str, Any]:
+    """Mean score of one method minus another's."""
+    gain = float(np.mean([t.test.mean() for t in own]) - np.mean([t.test.mean() for t in other]))
+    sides = [_mean([_hits(trial) for trial in trials]) for trials in (own, other)]
+    means = np.concatenate([side.hits.mean(2, keepdims=True) for side in sides], axis=2)
+    return _difference(words, gain, sides[0]._replace(hits=means), seed)
+
+
+def _difference(words: str, value: float, both: Contributions, seed: int) -> dict[str, Any]:
+    """A difference between the first and the second column of some contributions."""
+    low, high = regret_interval(both, chosen=1, best=0, seed=seed)
+    return {"figure": words, "score": round(value, 3), "low_score": round(low, 3), "high_score": round(high, 3)}
 
 
 def _orders(own: Sequence[Trial], reference: _Reference) -> Sheet:
@@ -258,23 +286,13 @@ def _orders(own: Sequence[Trial], reference: _Reference) -> Sheet:
 
 
 def _hits(trial: Trial) -> Contributions:
-    assert trial.hits is not None, "the default settings are taken with their hits"
+    assert trial.hits is not None, "every trial of a curve is taken with its hits"
     return trial.hits
 
 
 def _mean(every: Sequence[Contributions]) -> Contributions:
     """Averaged over seeds."""
     return Contributions(np.mean([one.hits for one in every], axis=0), every[0].trials)
-
-
-def _mean_over_pairs(trials: Sequence[Trial]) -> Contributions:
-    """(G, n_images, 1), averaged over seeds too."""
-    mean = _mean([_hits(trial) for trial in trials])
-    return mean._replace(hits=mean.hits.mean(2, keepdims=True))
-
-
-def _beside(first: Contributions, second: Contributions) -> Contributions:
-    return first._replace(hits=np.concatenate([first.hits, second.hits], axis=2))
 
 
 _CURVE_NOTES = (

@@ -55,7 +55,7 @@ def measure(asked: Asked) -> list[Sheet]:
     images = searching.opened.candidates.images
     sizes = {f"{n} image encoders": list(range(n)) for n in growing(len(images))}
     scales = classes(images)
-    searching.announce([*sizes.values(), *scales.values()])
+    foreseen = searching.announce([*sizes.values(), *scales.values()])
     growth = [row for name, part in sizes.items() for row in searching.rows(name, part)]
     scale = [row for name, part in scales.items() for row in searching.rows(name, part)]
     notes = [
@@ -65,7 +65,7 @@ def measure(asked: Asked) -> list[Sheet]:
     ]
     return [
         Sheet("best score against FLOPs, zoos that grow in the order of the zoo", growth, notes),
-        Sheet("by scale of the image encoder", scale, [*notes[:1], *searching.trials.notes()]),
+        Sheet("by scale of the image encoder", scale, [*notes[:1], *searching.trials.notes(foreseen)]),
     ]
 
 
@@ -101,13 +101,13 @@ class _Searching:
         self.recipe, self.pairs = asked.config.recipe(), opened.candidates.pair_indices()
         self._grid: list[Trial] = []
 
-    def announce(self, parts: Sequence[list[int]]) -> None:
+    def announce(self, parts: Sequence[list[int]]) -> str:
         """Say what all of it will cost."""
         once = [foresee(self.opened, self._method("ape", 0), self.recipe, task=self.asked.config.task)]
         for part in {tuple(part) for part in parts}:
             small = part_of(self.opened, part)
             once.append(foresee(small, self._method("hypernet", 0), self.recipe, task=self.asked.config.task))
-        announce(self.asked.n_seeds * once, self.asked.say)
+        return announce(self.asked.n_seeds * once, self.asked.say)
 
     def settings(self) -> str:
         """How both are trained."""

@@ -131,10 +131,11 @@ def measure(asked: Asked) -> list[Sheet]:
     trials = Trials("sweep", asked)
     text, both = (_Sweep(sides, asked, opened, part, trials) for sides in ("text", "both"))
     few = [foresee(part, *text.trial(point)) for point in (*text.space.middle(), *6 * text.space.middle()[:1])]
-    asked.say("how many trials a search takes is not known before; what ten on the part and one on all take:")
-    announce([*few, foresee(opened, *text.trial(text.space.middle()[0]))], asked.say)
+    asked.say("how many trials the search takes is not known before; ten on the part and one on all, text-sided:")
+    foreseen = announce([*few, foresee(opened, *text.trial(text.space.middle()[0]))], asked.say)
     sheets = [*_sweep_text(text), *_sweep_both(both)]
-    return [*sheets[:-1], sheets[-1]._replace(notes=[*sheets[-1].notes, *trials.notes()])]
+    notes = trials.notes(f"of ten on the part and one on all, text-sided, at the middle of the ranges: {foreseen}")
+    return [*sheets[:-1], sheets[-1]._replace(notes=[*sheets[-1].notes, *notes])]
 
 
 class _Sweep:

@@ -112,13 +112,11 @@ class Trials:
             self.n_read += 1
         return _from_line(method, line, Contributions(**load_tensors(file)) if hits else None)
 
-    def notes(self) -> list[str]:
-        """What the measurement took here and now."""
-        read = f"; {self.n_read} trials that were finished before were taken as they are" if self.n_read else ""
-        return [
-            f"{self.n_done} trials took {self.seconds_done / 60:.1f} minutes and {self.flops_done / 1e12:.3g} TFLOP "
-            f"here, test evaluation not counted in the TFLOP{read}; they lie in {self.path.name}"
-        ]
+    def notes(self, foreseen: str) -> list[str]:
+        """What the measurement took here and now, after what was foreseen."""
+        minutes, tflop = self.seconds_done / 60, self.flops_done / 1e12
+        taken = f"trials done now: {self.n_done}, in {minutes:.1f} minutes and {tflop:.3g} TFLOP of search"
+        return [foreseen, f"{taken}; taken as they were finished before: {self.n_read}; kept in {self.path.name}"]
 
     def _key(self, opened: Opened, method: Method, recipe: Recipe) -> str:
         facts = [_fingerprint(opened), method._asdict(), asdict(recipe), self.asked.config.task]
