@@ -101,6 +101,16 @@ def test_a_part_of_the_grid_has_the_rows_and_pairs_of_its_encoders(world: Path, 
     np.testing.assert_allclose(part.validation, whole.validation[at])
 
 
+def test_a_part_of_the_grid_keeps_what_is_not_usable(opened: Opened) -> None:
+    ok = opened.prepared.val.image_ok.copy()
+    ok[2, 5] = False
+    spoiled = replace(opened.prepared, val=replace(opened.prepared.val, image_ok=ok))
+
+    part = part_of(opened._replace(prepared=spoiled), [0, 2])
+
+    np.testing.assert_array_equal(part.prepared.val.image_ok, ok[[0, 2]])
+
+
 def test_a_finished_trial_is_taken_from_its_file(world: Path, opened: Opened, count: list[str]) -> None:
     asked, method = ask(world, "again"), Method("hypernet", "both", 0)
     recipe = asked.config.recipe()
@@ -234,6 +244,24 @@ def test_the_shortest_that_is_good_enough_is_found_from_anywhere(start: float) -
     assert sweep.settle(SPACE, point, enough=lambda p: False) is None
 
 
+def test_the_cheapest_setting_is_the_cheapest_of_those_that_are_good_enough(world: Path, opened: Opened) -> None:
+    asked = ask(world, "out")
+    sweeping = sweep._Sweep("text", asked, opened, part_of(opened, [0]), Trials("x", asked))
+    scores = {
+        Point(16, 4.0, 1e-3): 7.0,
+        Point(16, 2.0, 1e-3): 6.95,
+        Point(8, 2.0, 1e-3): 6.8,
+        Point(16, 8.0, 1e-3): 7.1,
+    }
+    own = Trials("x", asked).take(opened, Method("ape", "text", 1), asked.config.recipe())
+    for point, score in scores.items():
+        sweeping.tried[3, point] = replace(own, validation=np.array([score]))
+
+    assert sweeping.cheapest(opened, 7.05) == Point(16, 8.0, 1e-3)
+    assert sweeping.cheapest(opened, 6.9) == Point(16, 2.0, 1e-3)
+    assert sweeping.cheapest(opened, 6.0) == Point(8, 2.0, 1e-3)
+
+
 @pytest.fixture(scope="module")
 def swept(world: Path) -> Asked:
     """A sweep with its record."""
@@ -363,6 +391,18 @@ def test_the_mean_score_minus_itself_is_nothing(world: Path, opened: Opened) -> 
 
     assert (gain["score"], gain["low_score"], gain["high_score"]) == (0, 0, 0)
     assert regret["score"] >= 0
+
+
+def test_a_clear_difference_has_an_interval_on_its_own_side_of_nothing(world: Path, opened: Opened) -> None:
+    asked, method = ask(world, "itself"), Method("ape", "text", 0)
+    taken, recipe = Trials("x", asked), asked.config.recipe()
+    long = [taken.take(opened, method, recipe, hits=True)]
+    brief = [taken.take(opened, method, replace(recipe, ape=lengthen(recipe.ape, 0.1)), hits=True)]
+
+    gain = curve._gain("long minus brief", long, brief, seed=0)
+
+    assert 5 < gain["low_score"] < gain["score"] < gain["high_score"]
+    assert gain["score"] == pytest.approx(long[0].test.mean() - brief[0].test.mean(), abs=2e-3)
 
 
 def test_a_collapse_counts_what_its_rows_say(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
