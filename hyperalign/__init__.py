@@ -82,6 +82,12 @@ The map, in the order in which data meets the modules; a line of code may import
         speed           all of what this machine does, in one run
         worlds          planted test sets, of one pair or of a grid
         intervals       simulated test sets against intervals and P(best)
+        costs           what trials will cost, from shapes
+        trials          one training after the other, each done once
+        sweep           batch, length and rate of the baseline
+        curve           score against FLOPs, every method on it
+        collapse        trainings that ought to go wrong
+        poster          growing zoos, and classes of scale
         measures        which measurements there are, and what is kept of one
     use        what is made of rows and connectors when the search is over
         index           rows as a Faiss index

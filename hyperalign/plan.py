@@ -17,7 +17,7 @@ from hyperalign.embed.pictures import Blocks
 from hyperalign.embed.zoo import EncoderSpec
 from hyperalign.forecast import Forecast, Hollow, canonical_bytes, forecast, hollow_grid
 from hyperalign.grids import LabelGrid
-from hyperalign.ledger import Line, search_flops, total_flops
+from hyperalign.ledger import Line, adamw_flops, search_flops, total_flops
 from hyperalign.machine import measure_matmul, n_cores, peak_bytes
 from hyperalign.prepare import Job, recall_rate
 from hyperalign.request import SearchConfig
@@ -25,7 +25,7 @@ from hyperalign.scoring import first_captions, scoring_flops, zero_shot_flops, z
 from hyperalign.search import Asked, ask
 from hyperalign.solve import Method, pairs_in_words
 
-__all__ = ["Plan", "Step", "plan"]
+__all__ = ["Plan", "Step", "estimate_seconds", "plan"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -112,6 +112,19 @@ def plan(config: SearchConfig, *, cache_dir: Path, progress: Progress) -> Plan:
         memory_bytes=max(step.memory_bytes for step in steps),
         flops_per_second=drawing.rate,
     )
+
+
+def estimate_seconds(stage: str, flops: int, flops_per_second: float) -> float:
+    """Seconds that operations of a stage take, about.
+
+    Args:
+        stage: Of the ledger's stages.
+        flops: From shapes.
+        flops_per_second: Of this machine's best matrix product; updates do not depend on it.
+    """
+    if stage == "optimiser":
+        return flops / adamw_flops(1) * _SECONDS_PER_UPDATE
+    return flops / (flops_per_second * _REACHED[stage])
 
 
 class _Drawing:
@@ -218,7 +231,7 @@ class _Drawing:
         what = pairs_in_words(len(cost.solution.pairs))
         what += f", {cost.n_steps:,} steps" if cost.n_steps else ", emission alone"
         what += ", at most" if stage == "verification" else ""
-        seconds = self._seconds("training", cost.train_flops) + cost.optimiser_flops / 14 * _SECONDS_PER_UPDATE
+        seconds = self._seconds("training", cost.train_flops) + self._seconds("optimiser", cost.optimiser_flops)
         looks = cost.n_looks * scoring_flops(cost.solution, first_captions(self.val))
         seconds += self._seconds("validation", looks)
         disk = _solution_bytes(cost.solution)
@@ -246,7 +259,7 @@ class _Drawing:
         return held + _solution_bytes(cost.solution)
 
     def _seconds(self, stage: str, flops: int) -> float:
-        return flops / (self.rate * _REACHED[stage])
+        return estimate_seconds(stage, flops, self.rate)
 
     def _step(  # noqa: PLR0913 - the columns of the table
         self,

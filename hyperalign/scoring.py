@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 KS = (1, 5, 10)
+WATCHED = 500  # pictures by which a training is watched
 _BLOCK_VALUES = 2**24  # similarities held at a time, 64 MiB; more are computed twice, see `retrieval_hits`
 
 
@@ -65,13 +66,22 @@ def mean_score(solution: Solution, grid: Grid) -> float:
     return float(np.mean([recall(hits, (1,))["score"] for hits in found]))
 
 
-def first_captions(grid: Grid) -> Grid:
-    """The same pictures with one caption each: enough to watch a training by, at a fraction of the cost."""
-    first = np.searchsorted(grid.owner, np.arange(grid.n_images), side="left").astype(np.int64)
+def first_captions(grid: Grid, *, most: int = WATCHED) -> Grid:
+    """At most so many pictures with one caption each: enough to watch a training by, at a fraction of the cost.
+
+    Args:
+        grid: Of N image and M text encoders.
+        most: Pictures; of more, so many spread evenly.
+    """
+    n = min(most, grid.n_images)
+    pictures = np.arange(n, dtype=np.int64) * grid.n_images // n
+    first = np.searchsorted(grid.owner, pictures, side="left").astype(np.int64)
     return replace(
         grid,
+        images=tuple(Picked(rows, pictures) for rows in grid.images),
         texts=tuple(Picked(rows, first) for rows in grid.texts),
-        owner=np.arange(grid.n_images, dtype=np.int64),
+        owner=np.arange(n, dtype=np.int64),
+        image_ok=grid.image_ok[:, pictures],
         text_ok=grid.text_ok[:, first],
     )
 

@@ -38,10 +38,10 @@ class CanonicalConfig:
             again where they are needed.
     """
 
-    rank: int = 128
+    rank: int = 80
     image_power: float = 0.5
     image_ridge: float = 0.3
-    text_ridge: float = 0.03
+    text_ridge: float = 0.02
     normalise: bool = True
     max_features: int = 512
     max_targets: int = 1536
