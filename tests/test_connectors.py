@@ -125,39 +125,69 @@ def test_a_batch_without_a_valid_item_costs_nothing(loss: Callable[..., Tensor])
 @pytest.mark.parametrize("tile", [1, 3, 4, 7, 64])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("one_scale", [False, True])
-def test_tiles_give_the_value_and_the_gradients_of_the_whole(tile: int, masked: bool, one_scale: bool) -> None:
+@pytest.mark.parametrize("keep", [False, True])
+def test_tiles_give_the_value_and_the_gradients_of_the_whole(
+    tile: int, masked: bool, one_scale: bool, keep: bool
+) -> None:
     scale = torch.tensor(20.0) if one_scale else torch.tensor([[[5.0]], [[20.0]], [[100.0]]])
     inputs = (unit(3, 7, 4), unit(3, 7, 4, seed=1), scale)
     valid = torch.rand(3, 7, generator=torch.Generator().manual_seed(2)) > 0.3 if masked else None
 
     plain = gradients(infonce, *inputs, valid=valid)
-    tiled = gradients(tiled_infonce, *inputs, valid=valid, tile=tile)
+    tiled = gradients(tiled_infonce, *inputs, valid=valid, tile=tile, keep=keep)
 
     for one, other in zip(plain, tiled, strict=True):
         torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("sides", [(0,), (1,), (2,), (0, 2)])
+def test_tiles_give_a_gradient_to_those_that_want_one(sides: tuple[int, ...]) -> None:
+    inputs = [unit(2, 6, 4), unit(2, 6, 4, seed=1), torch.tensor(9.0)]
+    for place in sides:
+        inputs[place].requires_grad_()
+    wanted = [inputs[place] for place in sides]
+
+    tiled = torch.autograd.grad(tiled_infonce(*inputs, tile=4).sum(), wanted)
+
+    for one, other in zip(torch.autograd.grad(infonce(*inputs).sum(), wanted), tiled, strict=True):
+        torch.testing.assert_close(other, one)
+
+
+def test_a_second_backward_finds_the_logits_again() -> None:
+    text = unit(1, 9, 4, seed=1).requires_grad_()
+    loss = tiled_infonce(unit(1, 9, 4), text, torch.tensor(9.0), tile=4, keep=True).sum()
+
+    first, second = (torch.autograd.grad(loss, text, retain_graph=True)[0] for _ in range(2))
+
+    assert torch.equal(first, second)
+
+
 @pytest.mark.parametrize("both_sides", [False, True])
-def test_tiles_cost_the_logits_once_more(both_sides: bool) -> None:
+@pytest.mark.parametrize("keep", [False, True])
+def test_tiles_that_are_not_kept_cost_the_logits_once_more(both_sides: bool, keep: bool) -> None:
     image, text = unit(2, 9, 4).requires_grad_(both_sides), unit(2, 9, 4, seed=1).requires_grad_()
 
     with FlopCounterMode(display=False) as counter:
-        tiled_infonce(image, text, torch.tensor(10.0), tile=4).sum().backward()
+        tiled_infonce(image, text, torch.tensor(10.0), tile=4, keep=keep).sum().backward()
 
-    assert counter.get_total_flops() == 2 * infonce_flops(9, 4, both_sides=both_sides, tiled=True)
+    assert counter.get_total_flops() == 2 * infonce_flops(9, 4, both_sides=both_sides, tiled=not keep)
     assert infonce_flops(9, 4, tiled=True) == 1.5 * infonce_flops(9, 4)
 
 
-def test_only_logits_that_do_not_fit_are_made_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_logits_that_do_not_fit_are_made_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    def flops() -> tuple[float, int]:
+        with FlopCounterMode(display=False) as counter:
+            loss = contrastive(unit(1, 6, 3), unit(1, 6, 3, seed=1).requires_grad_(), torch.tensor(5.0)).sum()
+            loss.backward()
+        return loss.item(), counter.get_total_flops()
+
     assert not is_tiled(1, 16384)  # 1 GiB
     assert is_tiled(2, 16384)
-    whole = contrastive(unit(1, 6, 3), unit(1, 6, 3, seed=1), torch.tensor(5.0))
+    kept = flops()
     monkeypatch.setattr(connectors, "MAX_LOGITS", 35)
-    monkeypatch.setattr(connectors, "infonce", None)
 
-    tiled = contrastive(unit(1, 6, 3), unit(1, 6, 3, seed=1), torch.tensor(5.0))
-
-    torch.testing.assert_close(tiled, whole)
+    assert kept[1] == infonce_flops(6, 3)
+    assert flops() == (kept[0], infonce_flops(6, 3, tiled=True))
 
 
 def test_the_sigmoid_loss_at_zero_is_batch_times_log_two() -> None:

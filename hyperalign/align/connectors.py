@@ -3,6 +3,7 @@
 Every tensor has the pair axis P in front, even for one pair, and rows are unit vectors where a loss takes them.
 """
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -10,8 +11,8 @@ import torch.nn.functional as F  # noqa: N812 (the field's name for it)
 from torch import Tensor
 
 _HIDDEN = -1e4  # a logit that adds nothing: e^-1e4 is 0, where -inf would make NaN
-TILE = 1024  # rows of the logits held at a time
-MAX_LOGITS = 2**28  # logits of a step kept whole, 1 GiB as float32; more are made in tiles
+TILE_LOGITS = 2**22  # logits worked on at a time, 16 MiB as float32
+MAX_LOGITS = 2**28  # logits of a step that are kept, 1 GiB as float32; more are made twice
 
 
 class Connector(NamedTuple):
@@ -67,7 +68,7 @@ def infonce(image: Tensor, text: Tensor, logit_scale: Tensor, valid: Tensor | No
     if valid is None:
         total = logits.logsumexp(2) + logits.logsumexp(1) - 2 * diagonal
         return total.mean(1) / 2
-    logits = logits.masked_fill(_hidden(valid, slice(None)), _HIDDEN)
+    logits = logits.masked_fill(_hidden(valid), _HIDDEN)
     total = logits.logsumexp(2) + logits.logsumexp(1) - 2 * diagonal
     return (total * valid).sum(1) / (2 * valid.sum(1).clamp_min(1))
 
@@ -93,87 +94,130 @@ def siglip(image: Tensor, text: Tensor, logit_scale: Tensor, logit_bias: Tensor)
 
 
 class _TiledInfoNCE(torch.autograd.Function):
-    """InfoNCE without its B×B logits: tiles are made, used and made again for the gradient."""
+    """InfoNCE a tile of the logits at a time: tiles are kept for the gradient, or made again.
+
+    With p the softmax over texts and q that over images, the gradient with respect to the logits is
+    (p + q − 2·1) / 2n. It takes the place of the logits tile by tile, so nothing of their size is ever made twice. The
+    scale's gradient is that of the texts times the texts, Σ_j t_j · ∂/∂(s t_j), and needs no pass over the logits.
+    """
 
     @staticmethod
-    def forward(ctx: Any, image: Tensor, text: Tensor, logit_scale: Tensor, valid: Tensor, tile: int) -> Tensor:
+    def forward(  # noqa: PLR0913 - autograd hands everything over by position
+        ctx: Any, image: Tensor, text: Tensor, logit_scale: Tensor, valid: Tensor | None, tile: int, keep: bool
+    ) -> Tensor:
         """(P,) losses; keeps both rows of log-sum-exps, (P, B) each."""
         over_text = image.new_empty(image.shape[:2])
         over_image = image.new_full(image.shape[:2], -torch.inf)
-        for start in range(0, image.shape[1], tile):
-            rows = slice(start, start + tile)
-            logits = logit_scale * (image[:, rows] @ text.mT)
-            logits.masked_fill_(_hidden(valid, rows), _HIDDEN)
+        keep = keep and any(ctx.needs_input_grad)
+        ctx.tiles = []
+        for rows in _tiles(image.shape[1], tile):
+            logits = _logits(image, text, logit_scale, valid, rows)
             over_text[:, rows] = logits.logsumexp(2)
             over_image = torch.logaddexp(over_image, logits.logsumexp(1))
+            if keep:
+                ctx.tiles.append(logits)
+        matched = logit_scale.reshape(-1, 1) * torch.linalg.vecdot(image, text)
+        total = over_text + over_image - 2 * matched
+        if valid is not None:
+            total = total.masked_fill(~valid, 0.0)
+            over_text.masked_fill_(~valid, torch.inf)  # e^(x − ∞) = 0: what does not count has no gradient
+            over_image.masked_fill_(~valid, torch.inf)
         ctx.save_for_backward(image, text, logit_scale, valid, over_text, over_image)
         ctx.tile = tile
-        matched = logit_scale.reshape(-1, 1) * (image * text).sum(2)
-        total = (over_text + over_image - 2 * matched).masked_fill(~valid, 0.0)
-        return total.sum(1) / (2 * valid.sum(1).clamp_min(1))
+        loss: Tensor = total.sum(1) / (2 * _n_valid(image, valid))
+        return loss
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of rows and scale, tile by tile; of the sides that have one."""
         image, text, scale, valid, over_text, over_image = ctx.saved_tensors
         to_image, to_text, to_scale = ctx.needs_input_grad[:3]
-        weight = (grads[0] / (2 * valid.sum(1).clamp_min(1)))[:, None, None]
-        grad_image, grad_text, grad_scale = torch.zeros_like(image), torch.zeros_like(text), torch.zeros_like(grads[0])
-        for start in range(0, image.shape[1], ctx.tile):
-            rows = slice(start, start + ctx.tile)
-            cosine = image[:, rows] @ text.mT
-            logits = scale * cosine
-            inner = (logits - over_text[:, rows, None]).exp() + (logits - over_image[:, None, :]).exp()
-            inner.diagonal(offset=start, dim1=1, dim2=2).sub_(2)
-            inner = (inner * weight).masked_fill_(_hidden(valid, rows), 0.0)
-            grad_scale += (inner * cosine).sum((1, 2))
-            inner *= scale
-            if to_image:
+        to_text_too = to_text or to_scale
+        grad_image = torch.empty_like(image) if to_image else None
+        grad_text = torch.zeros_like(text) if to_text_too else None
+        tiles, ctx.tiles = ctx.tiles, []  # they are used up; a second backward makes them again
+        for rows in _tiles(image.shape[1], ctx.tile):
+            logits = tiles.pop(0) if tiles else _logits(image, text, scale, valid, rows)
+            inner = (logits - over_image[:, None, :]).exp_()
+            inner += logits.sub_(over_text[:, rows, None]).exp_()
+            diagonal = inner.diagonal(offset=rows.start, dim1=1, dim2=2)
+            diagonal.sub_(2 if valid is None else 2 * valid[:, rows])
+            if grad_image is not None:
                 grad_image[:, rows] = inner @ text
-            if to_text:
-                grad_text += inner.mT @ image[:, rows]
-        by_pair = grad_scale if scale.numel() > 1 else grad_scale.sum()
+            if grad_text is not None:
+                torch.baddbmm(grad_text, inner.mT, image[:, rows], out=grad_text)
+        weight = (grads[0] / (2 * _n_valid(image, valid)))[:, None, None]
+        grad_scale = None
+        if to_scale and grad_text is not None:
+            by_pair = weight * torch.linalg.vecdot(grad_text, text).sum(1)[:, None, None]
+            grad_scale = (by_pair if scale.numel() > 1 else by_pair.sum()).reshape(scale.shape)
         return (
-            grad_image if to_image else None,
-            grad_text if to_text else None,
-            by_pair.reshape(scale.shape) if to_scale else None,
+            None if grad_image is None else grad_image.mul_(weight * scale),
+            grad_text.mul_(weight * scale) if to_text and grad_text is not None else None,
+            grad_scale,
+            None,
             None,
             None,
         )
 
 
-def _hidden(valid: Tensor, rows: slice) -> Tensor:
-    """(P, tile, B), True where the image or the text of a similarity does not count."""
-    return ~(valid[:, rows, None] & valid[:, None, :])
+def _tiles(n_rows: int, tile: int) -> Iterator[slice]:
+    """The rows of each tile in turn."""
+    return (slice(start, min(start + tile, n_rows)) for start in range(0, n_rows, tile))
+
+
+def _logits(image: Tensor, text: Tensor, scale: Tensor, valid: Tensor | None, rows: slice) -> Tensor:
+    """(P, tile, B) logits of some images with all texts; hidden where one of the two does not count."""
+    logits = (image[:, rows] @ text.mT).mul_(scale)
+    if valid is not None:
+        logits.masked_fill_(~valid[:, rows, None], _HIDDEN).masked_fill_(~valid[:, None, :], _HIDDEN)
+    return logits
+
+
+def _n_valid(image: Tensor, valid: Tensor | None) -> Tensor | int:
+    """Items that count: (P,), at least 1."""
+    return image.shape[1] if valid is None else valid.sum(1).clamp_min(1)
+
+
+def _hidden(valid: Tensor) -> Tensor:
+    """(P, B, B), True where the image or the text of a similarity does not count."""
+    return ~(valid[:, :, None] & valid[:, None, :])
 
 
 def tiled_infonce(
-    image: Tensor, text: Tensor, logit_scale: Tensor, valid: Tensor | None = None, *, tile: int = TILE
+    image: Tensor,
+    text: Tensor,
+    logit_scale: Tensor,
+    valid: Tensor | None = None,
+    *,
+    tile: int | None = None,
+    keep: bool = False,
 ) -> Tensor:
-    """`infonce` in memory P·tile·B instead of P·B²; costs one more product of the logits.
+    """`infonce` without a second copy of its logits, or without its logits.
 
     Args:
         image: (P, B, D), unit rows.
         text: (P, B, D), unit rows.
         logit_scale: s; scalar or (P, 1, 1).
         valid: (P, B), False where an item is neither query nor candidate; None for all.
-        tile: Rows of the logits held at a time.
+        tile: Rows of the logits worked on at a time; None for as many as `TILE_LOGITS` holds.
+        keep: Whether the logits stay in memory for the gradient, P·B² values. If not, P·tile·B are held at a time,
+            and one more product makes them again.
 
     Returns:
         (P,) mean losses in nats.
     """
-    if valid is None:
-        valid = torch.ones(image.shape[:2], dtype=torch.bool, device=image.device)
-    loss: Tensor = _TiledInfoNCE.apply(image, text, logit_scale, valid, tile)
+    if tile is None:
+        tile = max(1, TILE_LOGITS // (image.shape[0] * image.shape[1]))
+    loss: Tensor = _TiledInfoNCE.apply(image, text, logit_scale, valid, tile, keep)
     return loss
 
 
 def contrastive(image: Tensor, text: Tensor, logit_scale: Tensor, valid: Tensor | None = None) -> Tensor:
-    """`infonce`, in tiles where the logits of all pairs together would not fit `MAX_LOGITS`."""
-    loss = tiled_infonce if is_tiled(*image.shape[:2]) else infonce
-    return loss(image, text, logit_scale, valid)
+    """`infonce` as training uses it: the logits of all pairs are made twice where they would not fit `MAX_LOGITS`."""
+    return tiled_infonce(image, text, logit_scale, valid, keep=not is_tiled(*image.shape[:2]))
 
 
 def is_tiled(n_pairs: int, batch: int) -> bool:
-    """Whether the loss of a step is computed in tiles."""
+    """Whether the logits of a step are made twice, since they are not kept."""
     return n_pairs * batch**2 > MAX_LOGITS
