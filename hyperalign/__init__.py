@@ -29,6 +29,7 @@ The map, in the order in which data meets the modules; a line of code may import
         sentences       a spec becomes a sentence encoder
         feed            pictures on their way to an encoder
         encoders        a spec becomes a frozen encoder
+        bare            the yardstick of embedding throughput
         identity        what an encoder is, told without building it
         check           declared facts held against the networks
         recipes         what the embedded zoo is made of
@@ -69,6 +70,13 @@ The map, in the order in which data meets the modules; a line of code may import
     plan       what a search would cost, before anything is computed
     bench      figures that a sceptic can make again
         sheet           what a measurement gives
+        opened          what was asked for as rows
+        watermark       memory that a block of code takes
+        published       the account of the method's authors
+        timed           every method's FLOPs, seconds and memory
+        throughput      embedding against a bare loop
+        loss_memory     the loss of a large batch
+        speed           all of what this machine does, in one run
         measures        which measurements there are, and what is kept of one
     use        what is made of rows and connectors when the search is over
         index           rows as a Faiss index

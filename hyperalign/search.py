@@ -46,7 +46,7 @@ from hyperalign.run import (
 from hyperalign.scoring import scoring_flops, zero_shot_flops, zero_shot_parts
 from hyperalign.solve import Solved, Workbench, pairs_in_words, solve, verify
 
-__all__ = ["METHODS", "Asked", "SearchConfig", "ask", "embed", "search"]
+__all__ = ["METHODS", "Asked", "SearchConfig", "ask", "embed", "prepare_rows", "search"]
 
 Progress = Callable[[str, int, int], None]
 Say = Callable[[str], None]
@@ -97,7 +97,7 @@ def search(
         spent = earlier_seconds(resume)
         resume_run(resume)
     asked = ask(config, cache_dir=cache_dir, progress=progress)
-    prepared, lines = _prepare(asked, config, cache_dir, progress, say)
+    prepared, lines = prepare_rows(asked, config, cache_dir, progress, say)
     run = resume or create_run(out, label=Path(config.data).stem or config.data, configuration=asdict(config))
     _hold_to_inputs(run, asked.jobs)
     lines = _embedding_lines(run, lines)
@@ -146,7 +146,7 @@ def search(
 
 def embed(config: SearchConfig, *, cache_dir: Path, progress: Progress, say: Say) -> None:
     """Fill the cache for a search, and nothing more."""
-    prepared, _ = _prepare(ask(config, cache_dir=cache_dir, progress=progress), config, cache_dir, progress, say)
+    prepared, _ = prepare_rows(ask(config, cache_dir=cache_dir, progress=progress), config, cache_dir, progress, say)
     for note in prepared.notes:
         say(note)
 
@@ -175,10 +175,18 @@ def ask(config: SearchConfig, *, cache_dir: Path, progress: Progress, dry: bool 
     return Asked(candidates, dataset, labels, jobs)
 
 
-def _prepare(
+def prepare_rows(
     asked: Asked, config: SearchConfig, cache_dir: Path, progress: Progress, say: Say
 ) -> tuple[Prepared, list[Line]]:
-    """Rows of every encoder on the same items, and what embedding them cost."""
+    """Rows of every encoder on the same items, and what embedding them cost.
+
+    Args:
+        asked: Encoders, data and what must be embedded.
+        config: What is asked.
+        cache_dir: Where embeddings are kept.
+        progress: Told `(stage, done, total)`.
+        say: Told what the limits let through.
+    """
     for sentence in asked.candidates.counts:
         say(sentence)
     entries, lines, notes = fill_cache(asked.jobs, cache_dir=cache_dir, progress=progress, autocast=config.autocast)

@@ -68,8 +68,14 @@ def build_network(spec: EncoderSpec, *, weights: bool = True) -> PictureNetwork:
     return network
 
 
-def picture_transform(picture: PictureInput) -> Callable[[Image.Image], Tensor]:
-    """Resize and crop as `picture` says, by timm's own evaluation transform: an RGB picture → (3, H, W) uint8."""
+def picture_transform(picture: PictureInput, *, normalised: bool = False) -> Callable[[Image.Image], Tensor]:
+    """Resize and crop as `picture` says, by timm's own evaluation transform: an RGB picture → (3, H, W) uint8.
+
+    Args:
+        picture: What the encoder wants.
+        normalised: Give float32 less the mean, over the deviation, as timm's transform does where nobody asks it for
+            bytes.
+    """
     transform = import_timm().data.create_transform(
         input_size=(3, *picture.size),
         interpolation=picture.interpolation,
@@ -77,9 +83,9 @@ def picture_transform(picture: PictureInput) -> Callable[[Image.Image], Tensor]:
         std=picture.std,
         crop_pct=picture.crop_pct,
         crop_mode=picture.crop_mode,
-        use_prefetcher=True,  # leaves bytes as they are: a quarter of the traffic, normalised on the device
+        use_prefetcher=not normalised,  # bytes are a quarter of the traffic, normalised on the device
     )
-    return _Bytes(transform)
+    return transform if normalised else _Bytes(transform)
 
 
 def hub_source(spec: EncoderSpec) -> tuple[str, str]:
