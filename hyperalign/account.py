@@ -105,8 +105,7 @@ def _score_of(tested: Tested, image: Any, text: Any) -> float:
 
 
 def _training_words(config: TrainConfig) -> str:
-    length = f"{config.n_steps} steps" if config.n_steps is not None else f"{config.n_epochs:g} epochs"
-    return f"batch {config.batch_size}, {length}"
+    return f"batch {config.batch_size}, {config.length}"
 
 
 def _grid_flops(bench: Workbench, config: TrainConfig) -> int:

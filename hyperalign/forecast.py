@@ -130,7 +130,7 @@ def _residual(method: Method, grid: Grid, pairs: Sequence[PairIndex], recipe: Re
     n_folds = count_folds(grid, recipe.canonical, shapes.rank)
     sampler = FoldSampler(grid.owner, n_folds, config.batch_size, config.seed)
     order = SubgridOrder(*grid.shape, config.pairs_per_step, config.seed)
-    n_steps = config.steps(sampler.steps_per_epoch)
+    n_steps = config.steps(sampler.steps_per_epoch, grid.shape)
     flops = 0
     for step in range(n_steps):
         batch, (encoders, j) = sampler.samplers[step % n_folds].batch_size, order.draw()

@@ -303,12 +303,13 @@ def test_a_loss_that_breaks_keeps_the_best_state(monkeypatch: pytest.MonkeyPatch
         residual, "contrastive", lambda *args: contrastive(*args) * (torch.nan if next(calls) == 8 else 1)
     )
     seen: list[float] = []
+    twice = replace(SHORT_RESIDUAL, n_validations=2)
 
     def validate(_: Solution) -> float:
         seen.append(float(len(seen)))
         return seen[-1]
 
-    found = solve_residual(grid, build_canonical_grid(grid, CANONICAL), SHORT_RESIDUAL, validate=validate)
+    found = solve_residual(grid, build_canonical_grid(grid, CANONICAL), twice, validate=validate)
 
     assert is_finite(found)
     assert (found.fits[0].n_steps, found.fits[0].best_step, found.fits[0].diverged) == (8, 6, True)

@@ -194,7 +194,7 @@ def test_steps_are_given_or_made_of_epochs(length: dict[str, Any], steps: int) -
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        ({"n_steps": None}, "n_steps or n_epochs, not both, got None and None"),
+        ({"n_steps": None, "n_visits": 0}, "n_visits must be at least 1, got 0"),
         ({"n_epochs": 1.0}, "n_steps or n_epochs, not both, got 10 and 1.0"),
         ({"n_steps": 0}, "at least one step, got n_steps=0"),
         ({"n_steps": None, "n_epochs": 0.0}, "at least one step"),

@@ -22,7 +22,9 @@ from hyperalign.align.solution import Progress, Solution, Stop, Validate
 from hyperalign.align.train import TrainConfig, capped_scale, fit, scale_parameter
 from hyperalign.ledger import infonce_flops, matmul_flops
 
-RESIDUAL = TrainConfig(n_steps=100, batch_size=512, pairs_per_step=3, learning_rate=5e-3, logit_scale=10.0)
+RESIDUAL = TrainConfig(
+    n_visits=18, batch_size=512, pairs_per_step=4, learning_rate=5e-3, logit_scale=10.0, n_validations=1
+)
 
 
 class _ResidualLearner:
@@ -144,7 +146,7 @@ def solve_residual(  # noqa: PLR0913 - what is trained, how, and who watches
     record = fit(
         learner,
         config,
-        config.steps(learner.sampler.steps_per_epoch),
+        config.steps(learner.sampler.steps_per_epoch, grid.shape),
         validate=None if validate is None else lambda: validate(emit()),
         progress=progress,
         should_stop=should_stop,

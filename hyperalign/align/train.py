@@ -23,8 +23,9 @@ class TrainConfig:
     """How connectors are trained. The defaults of each method stand beside it.
 
     Attributes:
-        n_steps: Optimiser steps; None where `n_epochs` is given.
-        n_epochs: Passes over the captions; None where `n_steps` is given.
+        n_steps: Optimiser steps.
+        n_epochs: Or passes over the captions.
+        n_visits: Or, where neither is given, how often each encoder is drawn at least; a larger grid takes more steps.
         batch_size: Items per step, B; cut to the number of items.
         pairs_per_step: Encoder pairs per step, P; cut to the size of the grid. The baseline has one.
         learning_rate: Peak rate of AdamW.
@@ -41,6 +42,7 @@ class TrainConfig:
 
     n_steps: int | None = None
     n_epochs: float | None = None
+    n_visits: int = 18
     batch_size: int = 512
     pairs_per_step: int = 8
     learning_rate: float = 2e-3
@@ -56,7 +58,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuse values no run could use."""
-        if (self.n_steps is None) == (self.n_epochs is None):
+        if self.n_steps is not None and self.n_epochs is not None:
             raise ValueError(f"give n_steps or n_epochs, not both, got {self.n_steps} and {self.n_epochs}")
         if (self.n_steps is not None and self.n_steps < 1) or (self.n_epochs is not None and not self.n_epochs > 0):
             raise ValueError(f"training needs at least one step, got n_steps={self.n_steps}, n_epochs={self.n_epochs}")
@@ -64,7 +66,8 @@ class TrainConfig:
             raise ValueError(
                 f"batch_size must be at least 2, got {self.batch_size}: a contrastive batch of one has no negatives"
             )
-        for name, least in (("pairs_per_step", 1), ("n_validations", 1), ("weight_decay", 0), ("clip_norm", 0)):
+        least_of = {"n_visits": 1, "pairs_per_step": 1, "n_validations": 1, "weight_decay": 0, "clip_norm": 0}
+        for name, least in least_of.items():
             if not getattr(self, name) >= least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if not self.learning_rate > 0:
@@ -76,12 +79,23 @@ class TrainConfig:
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must be in [0, 1), got {self.betas}")
 
-    def steps(self, steps_per_epoch: int) -> int:
-        """Optimiser steps of a run whose epoch has so many."""
+    def steps(self, steps_per_epoch: int, shape: tuple[int, int] = (1, 1)) -> int:
+        """Optimiser steps of a run whose epoch has so many, on a grid of so many image and text encoders.
+
+        A step sees `pairs_per_step` image encoders and one text encoder.
+        """
         if self.n_steps is not None:
             return self.n_steps
-        assert self.n_epochs is not None, "one of the two is given"
-        return max(1, round(self.n_epochs * steps_per_epoch))
+        if self.n_epochs is not None:
+            return max(1, round(self.n_epochs * steps_per_epoch))
+        return self.n_visits * max(math.ceil(shape[0] / self.pairs_per_step), shape[1])
+
+    @property
+    def length(self) -> str:
+        """How long it trains, in words."""
+        if self.n_steps is not None:
+            return f"{self.n_steps} steps"
+        return f"{self.n_visits} visits an encoder" if self.n_epochs is None else f"{self.n_epochs:g} epochs"
 
 
 def scale_parameter(config: TrainConfig) -> Tensor:

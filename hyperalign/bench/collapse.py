@@ -63,7 +63,7 @@ def measure(asked: Asked) -> list[Sheet]:
         trial = trials.take(grids[case.grid], *methods[case])
         rows.append(_row(case, grids[case.grid], trial, closed[case.grid]))
     notes = [
-        f"hypernet {_length(base)}; the sliced network {SLICED_STEPS} steps for each text encoder; seed "
+        f"hypernet {base.residual.length}; the sliced network {SLICED_STEPS} steps for each text encoder; seed "
         f"{asked.config.seed}; a batch is cut to the pictures there are, for hypernet to those of a fold",
         *trials.notes(foreseen),
     ]
@@ -136,8 +136,3 @@ def _verdict(rows: Sequence[dict[str, Any]]) -> Sheet:
         f"with rollback where none ends more than {MOST_LOST} point below it on test"
     ]
     return Sheet("the verdict", verdicts, notes)
-
-
-def _length(base: Recipe) -> str:
-    config = base.residual
-    return f"{config.n_steps} steps" if config.n_steps is not None else f"{config.n_epochs:g} epochs"

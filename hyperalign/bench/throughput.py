@@ -21,7 +21,7 @@ from hyperalign.embed.zoo import EncoderSpec
 
 __all__ = ["Pass", "Speeds", "compare_loops", "throughput_sheet"]
 
-MOST, FEWEST = 1024, 256  # pictures; workers are not worth starting for fewer
+MOST, FEWEST = 4096, 256  # pictures; a worker takes a tenth of a second to start, which a short pass would measure
 SECONDS = 8.0  # that one pass may take, where it can
 BATCH = 64
 
@@ -77,7 +77,7 @@ def throughput_sheet(asked: Asked, images: tuple[EncoderSpec, ...], pictures: Pi
     Args:
         asked: How many rounds, and whom to tell.
         images: Image encoders, facts known.
-        pictures: Of the data; their first thousand at most are written as JPEG files.
+        pictures: Of the data; their first `MOST` at most are written as JPEG files.
     """
     known = sorted((spec for spec in images if spec.loader != "rows"), key=lambda spec: spec.gflops or 0.0)
     notes = list(_NOTES) if known else ["no image encoder has a network: ready rows are not embedded"]

@@ -194,7 +194,8 @@ def lengthen(config: TrainConfig, factor: float) -> TrainConfig:
     """The same training, longer or shorter by a factor, whatever its length is given in."""
     if config.n_steps is not None:
         return replace(config, n_steps=max(1, round(factor * config.n_steps)))
-    assert config.n_epochs is not None, "one of the two is given"
+    if config.n_epochs is None:
+        return replace(config, n_visits=max(1, round(factor * config.n_visits)))
     return replace(config, n_epochs=factor * config.n_epochs)
 
 
@@ -204,9 +205,8 @@ def setting_of(method: Method, recipe: Recipe) -> str:
     config = configs.get(method.name, recipe.ape_both if method.sides == "both" else recipe.ape)
     if method.name == "closed-form":
         return "no training"
-    length = f"{config.n_steps} steps" if config.n_steps is not None else f"{config.n_epochs:g} epochs"
     drawn = f" x {config.pairs_per_step} pairs" if method.name != "ape" else ""
-    return f"batch {config.batch_size}, {length}{drawn}, rate {config.learning_rate:g}"
+    return f"batch {config.batch_size}, {config.length}{drawn}, rate {config.learning_rate:g}"
 
 
 def hits_on_test(solved: Solved, opened: Opened, *, task: str) -> Contributions:
