@@ -2,7 +2,7 @@
 
 The whole product would take a day, so the search goes in stages. First the rates at one length; then from the best
 point to its best neighbour until no neighbour is better; then down in cost as long as a cheaper neighbour stays
-within 0.1 point of the best (DESIGN section 7's rule for the baseline of a comparison). This is done on a third of
+within 0.1 point of the best (DESIGN section 7's rule for the baseline of a comparison). This is done on a quarter of
 the image encoders; what it comes to is repeated on all of them. Between canonical coordinates the last stage goes down
 to the cheapest training that scores as high as the hypernetwork.
 """
@@ -27,7 +27,7 @@ __all__ = ["BEST", "CHEAPEST", "MATCHED", "Point", "Space", "climb", "descend", 
 
 BEST, CHEAPEST, MATCHED = "best", "cheapest within 0.1", "equals hypernet"
 WITHIN = 0.1  # point of the best mean validation score
-EVERY = 3  # of the image encoders, for the stages that need many trials
+EVERY = 4  # of the image encoders, for the stages that need many trials
 
 BATCHES = (128, 256, 512, 1024)
 RATES = (1e-3, 2e-3, 3e-3, 5e-3)
@@ -124,7 +124,7 @@ def measure(asked: Asked) -> list[Sheet]:
     """Sweep the baseline, text-sided and between canonical coordinates.
 
     Returns:
-        For each the settings tried on a third of the image encoders, and the finalists on all.
+        For each the settings tried on a quarter of the image encoders, and the finalists on all.
     """
     opened = open_bench(asked)
     part = part_of(opened, range(0, len(opened.candidates.images), EVERY))
