@@ -22,7 +22,7 @@ from hyperalign.solve import Method, Recipe
 
 __all__ = ["Setting", "dear_steps", "measure", "settings"]
 
-TEXT_FACTORS = (0.2, 0.4, 2.0)  # of the baseline's length
+TEXT_FACTORS = (0.2, 0.6)  # of the baseline's length
 BOTH_FACTORS = (0.05, 0.1, 0.25, 0.5)  # of the length between canonical coordinates
 HYPER_FACTORS = (0.125, 0.25, 0.5, 2.0, 4.0, 8.0, 16.0)  # of the hypernetwork's, below the dear end
 SLICED_STEPS = (5, 20)  # of each of its networks, which have as many parameters as a connector times 512
@@ -121,7 +121,13 @@ def _hyper(opened: Opened, base: Recipe) -> list[TrainConfig]:
     goal, wide = dear_steps(opened, base), replace(base.residual, pairs_per_step=2 * base.residual.pairs_per_step)
     n_steps = foresee(opened, Method("hypernet", "both", 0), base).n_steps
     fitting = [factor for factor in HYPER_FACTORS if factor * n_steps < goal]
-    return [base.residual, *(lengthen(base.residual, factor) for factor in fitting), wide, *_dear_ends(opened, base)]
+    own = [base.residual, _at_batch(base, base.ape.batch_size).residual]
+    return [*own, *(lengthen(base.residual, factor) for factor in fitting), wide, *_dear_ends(opened, base)]
+
+
+def _at_batch(base: Recipe, batch: int) -> Recipe:
+    """The hypernetwork at another batch."""
+    return replace(base, residual=replace(base.residual, batch_size=batch))
 
 
 def _dear_ends(opened: Opened, base: Recipe) -> list[TrainConfig]:
@@ -205,8 +211,12 @@ def _costs(asked: Asked, opened: Opened, found: Found, own: Sequence[Trial]) -> 
     matched = replace(base, ape=replace(base.ape, batch_size=batch))
     at_matched = next((trials for setting, trials in text if setting.recipe == matched), [])
     computed = foresee(opened, Method("ape", "text", asked.config.seed), matched, task=asked.config.task).search_flops
+    theirs = _at_batch(base, base.ape.batch_size)
+    at_theirs = next(t for s, t in _grids(found, "hypernet", "both") if s.recipe == theirs)
+    own_batch = next((s, t) for s, t in text if s.recipe == base)
     rows = [
         _cost_row(f"matched batch {batch}", Setting("ape", "text", matched), at_matched, own, computed),
+        _cost_row(f"matched batch {base.ape.batch_size}, the search at it too", *own_batch, at_theirs),
         _cost_row("at its best mean validation score", *max(text, key=lambda one: _validation(one[1])), own),
     ]
     notes = ["costs are set-up, training and validation; a baseline without seconds is computed from shapes"]
