@@ -98,6 +98,7 @@ The map, in the order in which data meets the modules; a line of code may import
         page            a run as one HTML file
         planned         a plan in the terminal
         benched         a measurement in the terminal
+        drawn           score against FLOPs as a figure
         lists           encoders, cache entries, facts
         progress        bars on a terminal, plain lines elsewhere
     config     words and TOML files become configurations

@@ -15,7 +15,7 @@ import hyperalign
 
 _LIBRARIES = (
     *("torch", "torchvision", "numpy", "timm", "sentence-transformers", "transformers", "safetensors", "faiss-cpu"),
-    *("optuna", "pandas", "accelerate", "pyarrow", "pillow", "typer", "rich", "jinja2"),
+    *("optuna", "pandas", "accelerate", "pyarrow", "pillow", "typer", "rich", "jinja2", "matplotlib"),
 )
 
 

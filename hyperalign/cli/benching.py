@@ -58,6 +58,7 @@ def bench(  # noqa: PLR0913 – the signature is the list of options
     from hyperalign.record import to_json
     from hyperalign.run import write_whole
     from hyperalign.show.benched import benched_table
+    from hyperalign.show.drawn import DRAWN, draw
 
     wanted = [name for name in _FLAGS if ctx.params[name]] + (["grid"] if grid else [])
     if len(wanted) > 1:
@@ -77,6 +78,9 @@ def bench(  # noqa: PLR0913 – the signature is the list of options
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"bench-{name}{'-' + grid if grid else ''}.json"
     write_whole(path, (to_json(record, indent=2) + "\n").encode())
+    if name in DRAWN:
+        draw(record, path.with_suffix(".svg"))
+        say(f"drawn in {path.with_suffix('.svg')}")
     if json:
         print_json(record)
     else:
