@@ -84,7 +84,7 @@ def open_grids(
     return Prepared(train=grids["train"], val=grids["val"], test=grids["test"], labels=label_grid, notes=notes)
 
 
-def open_grid(  # noqa: PLR0913 - whose rows, of what, and what is said of them
+def open_grid(
     candidates: Candidates, split: Split, entries: Entries, notes: list[str], *, strict: bool, of: str
 ) -> Grid:
     """Put the rows of every encoder on one split together; what is left out or a miss is added to the notes.

@@ -97,9 +97,10 @@ class Prices(NamedTuple):
     images: NDArray[np.float64]
     texts: NDArray[np.float64]
 
-    def flops(self, encoders: Encoders, items: Items, since: Items = Items(0, 0, 0, 0)) -> float:
-        """What some encoders cost from one amount of items to another."""
-        n_pictures, n_captions = items.n_pictures - since.n_pictures, items.n_captions - since.n_captions
+    def flops(self, encoders: Encoders, items: Items, since: Items | None = None) -> float:
+        """What some encoders cost on some items, or from one amount of items to another."""
+        n_pictures = items.n_pictures - (since.n_pictures if since else 0)
+        n_captions = items.n_captions - (since.n_captions if since else 0)
         images, texts = (prices[list(index)].sum() for prices, index in zip(self, encoders, strict=True))
         return float(images * n_pictures + texts * n_captions)
 
@@ -193,7 +194,8 @@ def climb(  # noqa: PLR0913 - who runs, over what, at what price, and who judges
         config: Who stays.
         seed: Of the bootstrap.
     """
-    alive, before, rungs = tuple(pairs), Items(0, 0, 0, 0), list[Rung]()
+    alive, rungs = tuple(pairs), list[Rung]()
+    before: Items | None = None
     every = prices.flops(encoders_of(alive), whole)
     for place, items in enumerate(samples):
         own, last = encoders_of(alive), place + 1 == len(samples)
@@ -204,14 +206,11 @@ def climb(  # noqa: PLR0913 - who runs, over what, at what price, and who judges
         room = (config.final_share if last else config.rung_share) * every
         free = _free(prices, own, whole, config.free_share * every)
         lead = _leader(alive, found.score, prices, whole)
-        order = _still_winning(resample(contributions, seed=seed), lead, config.least_chance)
-        kept = _fitting(
-            [alive[n] for n in order], free, lambda some, b=items, a=ahead: prices.flops(some, a, since=b), room
-        )
-        needed = _union(encoders_of([alive[lead]]), free)
-        alive, before = tuple(p for p in alive if p[0] in kept[0] and p[1] in kept[1]), items
-        if prices.flops(encoders_of(alive), whole) <= prices.flops(needed, whole):
-            break
+        winning = [alive[n] for n in _still_winning(resample(contributions, seed=seed), lead, config.least_chance)]
+        kept = _fitting(winning, free, prices, (items, ahead), room)
+        alive, before = tuple(pair for pair in alive if _within(pair, kept)), items
+        if len({_costly(pair, free) for pair in winning if _within(pair, kept)}) == 1:
+            break  # whoever of them wins, the same is left to embed
     own = encoders_of(alive)
     spent = sum(rung.flops for rung in rungs) + prices.flops(own, whole, since=before)
     return Ladder(rungs=tuple(rungs), encoders=own, pairs=alive, every_flops=every, flops=spent)
@@ -224,7 +223,7 @@ def encoders_of(pairs: Sequence[PairIndex]) -> Encoders:
 
 def _leader(pairs: Sequence[PairIndex], scores: NDArray[np.float64], prices: Prices, whole: Items) -> int:
     """Index of the best pair; of equal ones the cheapest."""
-    cost = [prices.flops(encoders_of([pair]), whole) for pair in pairs]
+    cost = np.array([prices.flops(encoders_of([pair]), whole) for pair in pairs])
     return int(np.lexsort((cost, -scores.round(6)))[0])
 
 
@@ -243,16 +242,26 @@ def _still_winning(resamples: NDArray[np.float32], lead: int, least_chance: floa
 
 
 def _fitting(
-    pairs: Sequence[PairIndex], free: Encoders, cost: Callable[[Encoders], float], room: float
+    pairs: Sequence[PairIndex], free: Encoders, prices: Prices, between: tuple[Items, Items], room: float
 ) -> Encoders:
     """Encoders of the first pair and the free ones, and of further pairs as long as these cost little enough."""
+    since, items = between
     kept = _union(encoders_of(pairs[:1]), free)
-    least = cost(kept)
+    most = prices.flops(kept, items, since=since) + room
     for pair in pairs[1:]:
         wider = _union(kept, encoders_of([pair]))
-        if cost(wider) - least <= room:
+        if prices.flops(wider, items, since=since) <= most:
             kept = wider
     return kept
+
+
+def _within(pair: PairIndex, encoders: Encoders) -> bool:
+    return pair[0] in encoders[0] and pair[1] in encoders[1]
+
+
+def _costly(pair: PairIndex, free: Encoders) -> tuple[int | None, int | None]:
+    """The encoders of a pair that are not free."""
+    return (None if pair[0] in free[0] else pair[0], None if pair[1] in free[1] else pair[1])
 
 
 def _union(one: Encoders, other: Encoders) -> Encoders:

@@ -1,7 +1,7 @@
 """From what was asked to rows on disk: the data, what must be embedded of it, the cache filled.
 
-Each encoder is built at most once a call, and only where the cache lacks something of it; what is finished is kept whatever
-happens to the rest.
+Each encoder is built at most once a call, and only where the cache lacks something of it; what is finished is kept
+whatever happens to the rest.
 """
 
 import time
@@ -26,7 +26,17 @@ from hyperalign.machine import peak_bytes
 if TYPE_CHECKING:
     from hyperalign.embed.encoders import Encoder
 
-__all__ = ["LABELS", "SPLITS", "Entries", "Job", "count_missing", "embedding_jobs", "fill_cache", "open_data", "recall_rate"]
+__all__ = [
+    "LABELS",
+    "SPLITS",
+    "Entries",
+    "Job",
+    "count_missing",
+    "embedding_jobs",
+    "fill_cache",
+    "open_data",
+    "recall_rate",
+]
 
 Progress = Callable[[str, int, int], None]
 Entries = dict[tuple[str, str], Entry | Rows]  # of a sample: its rows alone, unreadable ones counted in it
@@ -198,11 +208,9 @@ def _fill(job: Job, lazy: "_Lazy", tally: "_Tally", cache_dir: Path) -> Entry:
     n_rows = len(job.items)
     if job.some is None:
         return fill(cache_dir, job.key, n_rows=n_rows, embed=embed, embed_some=embed_some, progress=tally.stored)
-    sample = fill_some(
-        cache_dir, job.key, n_rows=n_rows, items=job.some, embed_some=embed_some, progress=tally.stored
-    )
+    sample = fill_some(cache_dir, job.key, n_rows=n_rows, items=job.some, embed_some=embed_some, progress=tally.stored)
     bad = {int(np.searchsorted(job.some, item)): why for item, why in sample.bad.items()}
-    return Entry(Picked(sample.rows, sample.index), bad, {})  # type: ignore[arg-type]
+    return Entry(Picked(sample.rows, sample.at), bad, {})  # type: ignore[arg-type]
 
 
 class _Lazy:

@@ -88,7 +88,12 @@ class Judged(NamedTuple):
 
 
 def is_worthwhile(
-    candidates: Candidates, dataset: Dataset, jobs: Sequence[Job], *, cache_dir: Path, config: PromotionConfig = PROMOTION
+    candidates: Candidates,
+    dataset: Dataset,
+    jobs: Sequence[Job],
+    *,
+    cache_dir: Path,
+    config: PromotionConfig = PROMOTION,
 ) -> bool:
     """Whether there is much to embed, and anything to choose between."""
     n_train = len(dataset.splits["train"].image_ids)
@@ -137,7 +142,9 @@ def judge(train: Grid, val: Grid, pairs: Sequence[PairIndex], canonical: Canonic
     solution = restrict(solve_closed_form(build_canonical_grid(train, canonical)), pairs)
     made = time.perf_counter()
     found = retrieval(solution, val, ks=(1,))
-    t2i, i2t = (np.stack([side[:, 0] for side in sides]) for sides in zip(*((h.t2i, h.i2t) for h in found), strict=True))
+    t2i, i2t = (
+        np.stack([side[:, 0] for side in sides]) for sides in zip(*((h.t2i, h.i2t) for h in found), strict=True)
+    )
     contributions, flops = per_image(t2i, i2t, val.owner), scoring_flops(solution, val)
     return Judged(contributions, solution.setup_flops, made - start, flops, time.perf_counter() - made)
 
@@ -211,9 +218,7 @@ def narrow(candidates: Candidates, pairs: Sequence[PairIndex]) -> Candidates:
         images=tuple(candidates.images[i] for i in images),
         texts=tuple(candidates.texts[j] for j in texts),
         pairs=tuple(
-            pair
-            for pair, index in zip(candidates.pairs, candidates.pair_indices(), strict=True)
-            if index in chosen
+            pair for pair, index in zip(candidates.pairs, candidates.pair_indices(), strict=True) if index in chosen
         ),
     )
 
@@ -280,9 +285,7 @@ def _price(spec: EncoderSpec) -> float:
     return 1e9 * (spec.gflops or 0.0)
 
 
-def _sampled(
-    jobs: Sequence[Job], candidates: Candidates, split: Split, pictures: NDArray[np.int64]
-) -> list[Job]:
+def _sampled(jobs: Sequence[Job], candidates: Candidates, split: Split, pictures: NDArray[np.int64]) -> list[Job]:
     """The jobs of some encoders on some pictures of a split, and on the captions of these."""
     captions = np.flatnonzero(np.isin(split.owner, pictures))
     chosen = {spec.name for spec in (*candidates.images, *candidates.texts)}
@@ -297,5 +300,8 @@ def _embedding_line(name: str, encoders: Encoders, jobs: Sequence[Job], booked: 
     """What one rung embedded, all encoders together."""
     flops = sum(line.flops for line in booked)
     n_rows = sum(job.n_wanted for job in jobs)
-    words = f"{name}, {len(encoders[0])} + {len(encoders[1])} encoders: {n_rows:,} rows, those of earlier rungs with them"
+    words = (
+        f"{name}, {len(encoders[0])} + {len(encoders[1])} encoders: {n_rows:,} rows, those of earlier rungs with them"
+    )
+    seconds = seconds if any(line.seconds for line in booked) else 0.0
     return Line("embedding", "", words, flops, seconds, peak_bytes())

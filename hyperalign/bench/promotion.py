@@ -1,9 +1,9 @@
 """What promotion saves: samples embedded first, against embedding everything with everyone.
 
 Everything is embedded once, so that the order of an exhaustive search is known; promotion is then replayed over the
-same rows under several orders of the pictures. What embedding costs is counted from the encoders' FLOPs and not from what
-the cache happened to hold. A promoted winner's regret is what the exhaustive search's winner has more on the test
-pictures, both scored by the exhaustive search, so that the connectors are the same.
+same rows under several orders of the pictures. What embedding costs is counted from the encoders' FLOPs and not from
+what a cache happened to hold. A promoted winner's regret is what the exhaustive search's winner has more on the test
+pictures, both as the exhaustive search scores them, so that the connectors are the same.
 """
 
 import tempfile
@@ -49,7 +49,7 @@ def measure(asked: Asked) -> list[Sheet]:
 
 _NOTES = (
     "saved: (all - promoted) / (all - winner alone), in FLOPs of embedding pictures and captions of all splits",
-    "regret: test score of the exhaustive search's winner minus that of the promoted one, both of the exhaustive search",
+    "regret: test score of the exhaustive search's winner minus that of the promoted one, both as that search has them",
     "judging: closed form and scores on all samples; bytes: of the rows that are kept, as float16",
 )
 
@@ -62,6 +62,7 @@ class _Replay:
         self.asked, self.config, self.candidates = asked, asked.config, candidates
         self.prepared, self.whole, self.prices = prepared, whole, find_prices(candidates)
         self.pairs, self.judged_flops = candidates.pair_indices(), dict[int, int]()
+        self.winners = dict[tuple[PairIndex, ...], PairIndex]()
         found = _solve(self.config, prepared, self.pairs, asked)
         self.validation, self.test = found.validation, _test_scores(found, prepared.test)
 
@@ -73,8 +74,7 @@ class _Replay:
         def look(items: Items, encoders: Encoders, pairs: Sequence[PairIndex]) -> Contributions:
             grids = (self.prepared.train, self.prepared.val)
             train, val = (
-                _part(grid, encoders, pictures)
-                for grid, pictures in zip(grids, samples.pictures(items), strict=True)
+                _part(grid, encoders, pictures) for grid, pictures in zip(grids, samples.pictures(items), strict=True)
             )
             found = judge(train, val, narrow(self.candidates, pairs).pair_indices(), self.config.recipe().canonical)
             self.judged_flops[seed] += found.setup_flops + found.scoring_flops
@@ -87,12 +87,14 @@ class _Replay:
         """What the search says of those who stayed, as it would after promotion."""
         if len(ladder.pairs) == 1:
             return ladder.pairs[0]
+        if ladder.pairs in self.winners:
+            return self.winners[ladder.pairs]
         every = [np.arange(grid.n_images) for grid in (self.prepared.train, self.prepared.val)]
         train = _part(self.prepared.train, ladder.encoders, every[0])
         val = _part(self.prepared.val, ladder.encoders, every[1])
         left = Prepared(train=train, val=val, test=val, labels=None, notes=[])
         found = _solve(self.config, left, narrow(self.candidates, ladder.pairs).pair_indices(), self.asked)
-        return ladder.pairs[int(found.validation.argmax())]
+        return self.winners.setdefault(ladder.pairs, ladder.pairs[int(found.validation.argmax())])
 
     def row(self, seed: int, ladder: Ladder) -> dict[str, Any]:
         """One line of the table."""
@@ -180,8 +182,8 @@ def _part(grid: Grid, encoders: Encoders, pictures: NDArray[np.int64]) -> Grid:
         images=tuple(Picked(grid.images[i], pictures) for i in encoders[0]),
         texts=tuple(Picked(grid.texts[j], captions) for j in encoders[1]),
         owner=np.searchsorted(pictures, grid.owner[captions]).astype(np.int64),
-        image_ok=grid.image_ok[np.ix_(encoders[0], pictures)],
-        text_ok=grid.text_ok[np.ix_(encoders[1], captions)],
+        image_ok=grid.image_ok[np.ix_(list(encoders[0]), pictures)],
+        text_ok=grid.text_ok[np.ix_(list(encoders[1]), captions)],
     )
 
 

@@ -115,12 +115,12 @@ class Sample(NamedTuple):
 
     Attributes:
         rows: Where they lie, among others.
-        index: (n,) which of `rows` belongs to each item, in the order in which they were asked for.
+        at: (n,) which of `rows` belongs to each item, in the order in which they were asked for.
         bad: Index, counted in the whole entry, and reason of the items that could not be embedded.
     """
 
     rows: Rows
-    index: NDArray[np.int64]
+    at: NDArray[np.int64]
     bad: dict[int, str]
 
 
@@ -318,7 +318,9 @@ def _computed(
 def _check_shape(rows: NDArray[Any], n_rows: int, dim: int | None, key: CacheKey) -> None:
     """One row for each item, as wide as those before."""
     if rows.ndim != 2 or len(rows) != n_rows:
-        raise ValueError(f"encoder {key.encoder!r} must give one row for each of {n_rows} items, got shape {rows.shape}")
+        raise ValueError(
+            f"encoder {key.encoder!r} must give one row for each of {n_rows} items, got shape {rows.shape}"
+        )
     if dim is not None and rows.shape[1] != dim:
         raise ValueError(
             f"encoder {key.encoder!r} gives rows of width {rows.shape[1]} where it gave {dim} before; "
