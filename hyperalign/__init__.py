@@ -72,6 +72,7 @@ The map, in the order in which data meets the modules; a line of code may import
     plan       what a search would cost, before anything is computed
     bench      figures that a sceptic can make again
         sheet           what a measurement gives
+        promotion       samples embedded first, against everything
         measures        which measurements there are, and what is kept of one
     use        what is made of rows and connectors when the search is over
         index           rows as a Faiss index

@@ -46,17 +46,19 @@ class PromotionConfig:
             with everyone.
         final_share: The same for all that is left to embed after the last rung.
         free_share: An encoder that costs less than this share of everything does not leave.
+        ridge_pictures: Training pictures below which the ridge of the closed form grows as their inverse.
         least_pictures: Training pictures below which a search does without promotion.
-        least_flops: FLOPs left to embed below which it does, too.
+        least_flops: FLOPs of embedding everything with everyone below which it does, too.
     """
 
     first: int = 64
     first_share: float = 0.01
     growth: int = 2
     least_chance: float = 0.05
-    rung_share: float = 0.03
+    rung_share: float = 0.02
     final_share: float = 0.01
     free_share: float = 0.001
+    ridge_pictures: int = 5_000
     least_pictures: int = 2_000
     least_flops: float = 1e13
 

@@ -32,7 +32,7 @@ from hyperalign.ledger import Line
 from hyperalign.machine import measure_matmul, peak_bytes
 from hyperalign.packing import pack, restrict
 from hyperalign.prepare import Job, embedding_jobs, fill_cache, open_data
-from hyperalign.promote import count_items, is_worthwhile, narrow, promote, promotion_record, saved_in_words
+from hyperalign.promote import is_worthwhile, narrow, promote, promotion_record, saved_in_words
 from hyperalign.rank.ranking import answer
 from hyperalign.record import Result
 from hyperalign.request import METHODS, SearchConfig
@@ -50,7 +50,7 @@ from hyperalign.run import (
 from hyperalign.scoring import scoring_flops, zero_shot_flops, zero_shot_parts
 from hyperalign.solve import Solved, Workbench, pairs_in_words, solve, verify
 
-__all__ = ["METHODS", "Asked", "SearchConfig", "ask", "embed", "search"]
+__all__ = ["METHODS", "Asked", "Promoted", "SearchConfig", "ask", "embed", "search"]
 
 Progress = Callable[[str, int, int], None]
 Say = Callable[[str], None]
@@ -164,15 +164,11 @@ def search(
         "totals": sum_up(best, lines),
         "roofline": {"flops_per_second": measure_matmul(size=1024)},
     }
-    tables = [one.table for one in tested]
     if ladder is not None:
-        tables[tested.index(main)] = append_left(main.table, ladder.left(), everyone)
-        winner = ladder.pairs[
-            staying.candidates.pair_indices().index(best.solution.pairs[int(best.validation.argmax())])
-        ]
-        result["promotion"] = promotion_record(ladder, everyone, winner, count_items(asked.dataset.splits.values()))
-        result["notes"] = [*result["notes"], saved_in_words(result["promotion"])]
-    table = pd.concat(tables, ignore_index=True)
+        promotion = promotion_record(ladder, everyone, _winner(main, everyone), asked.dataset)
+        result |= {"promotion": promotion, "notes": [*result["notes"], saved_in_words(promotion)]}
+        tested[tested.index(main)] = replace(main, table=append_left(main.table, ladder.left(), everyone))
+    table = pd.concat([one.table for one in tested], ignore_index=True)
     return finish_run(run, result, leaderboard=table, ledger=lines).path
 
 
@@ -232,6 +228,13 @@ def _promote(asked: Asked, config: SearchConfig, cache_dir: Path, progress: Prog
     chosen = {spec.name for spec in (*candidates.images, *candidates.texts)}
     jobs = [job for job in asked.jobs if job.spec.name in chosen]
     return Promoted(config, asked._replace(candidates=candidates, jobs=jobs), ladder, lines)
+
+
+def _winner(main: Tested, candidates: Candidates) -> tuple[int, int]:
+    """The first pair of the order, among all candidates."""
+    first = main.table.sort_values("position").iloc[0]
+    names = (spec.name for spec in candidates.images), (spec.name for spec in candidates.texts)
+    return [*names[0]].index(first["image_encoder"]), [*names[1]].index(first["text_encoder"])
 
 
 def _shapes(asked: Asked, prepared: Prepared, ladder: Ladder | None) -> tuple[Grid, Grid]:

@@ -182,8 +182,8 @@ def _part(grid: Grid, encoders: Encoders, pictures: NDArray[np.int64]) -> Grid:
         images=tuple(Picked(grid.images[i], pictures) for i in encoders[0]),
         texts=tuple(Picked(grid.texts[j], captions) for j in encoders[1]),
         owner=np.searchsorted(pictures, grid.owner[captions]).astype(np.int64),
-        image_ok=grid.image_ok[np.ix_(list(encoders[0]), pictures)],
-        text_ok=grid.text_ok[np.ix_(list(encoders[1]), captions)],
+        image_ok=grid.image_ok[list(encoders[0])][:, pictures],
+        text_ok=grid.text_ok[list(encoders[1])][:, captions],
     )
 
 
