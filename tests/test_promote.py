@@ -18,6 +18,7 @@ from hyperalign.embed.cache import CacheKey, Sample, fill, fill_some, find_entri
 from hyperalign.embed.upkeep import verify
 from hyperalign.ladder import Encoders, Items, Ladder, Prices, PromotionConfig, climb
 from hyperalign.ledger import SEARCH_STAGES
+from hyperalign.plan import plan
 from hyperalign.promote import draw_samples
 from hyperalign.rank.resampling import Contributions
 from hyperalign.record import LEADERBOARD_COLUMNS
@@ -434,3 +435,17 @@ def test_what_needs_every_pair_is_not_promoted(changes: dict[str, Any]) -> None:
     assert not SearchConfig(**changes).may_promote()
     with pytest.raises(ValueError, match="promotion is for retrieval"):
         SearchConfig(**changes, exhaustive=False)
+
+
+def test_a_dry_run_shows_promotion_as_one_step_that_a_run_keeps_to(world: Path, promoted: Run, tmp_path: Path) -> None:
+    def silent(stage: str, done: int, total: int) -> None:
+        """Nobody is told."""
+
+    told = plan(config(world, exhaustive=False), cache_dir=tmp_path / "cold", progress=silent)
+    whole = plan(config(world, exhaustive=True), cache_dir=tmp_path / "cold", progress=silent)
+
+    (step,) = [step for step in told.steps if step.stage == "embedding"]
+    record = promoted.result["promotion"]
+    assert step.what.startswith("promotion: samples of 64 + 64, 128 + 128 pictures")
+    assert record["promoted_flops"] <= step.flops <= record["all_flops"]
+    assert sum(one.flops for one in whole.steps if one.stage == "embedding") == record["all_flops"]
