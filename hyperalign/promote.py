@@ -2,9 +2,9 @@
 
 The pictures of each split stand in one fixed, seeded order, and a sample is the first of them with all their captions:
 each sample holds the one before, and the cache keeps its rows for whoever embeds the rest. Pairs are judged by the
-closed form on the training sample, scored on the sample of validation. The residual hypernetwork on the same samples
-orders pairs no better on the bench (Spearman with the order after all pictures over 256 and 512 pictures: 0.92 for both)
-at three times the time. What it all saves is measured by `bench.promotion`.
+closed form on the training sample, scored on the sample of validation. The residual hypernetwork on these samples
+orders pairs no better on the bench (Spearman with the order after all pictures, over samples of 256 and 512: 0.92 for
+both) at three times the time. What it all saves is measured by `bench.promotion`.
 """
 
 import time
