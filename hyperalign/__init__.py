@@ -11,6 +11,7 @@ The map, in the order in which data meets the modules; a line of code may import
         paint           a scene becomes pixels
         scenes          the embedded data set
         shards          one matrix of rows in pieces, read by memory map
+        partial         rows of some items, embedded before the rest
         locks           one writer per entry of the cache
         upkeep          the cache seen from outside: sizes, soundness, pruning
         cache           rows written once, whole or not at all
@@ -65,6 +66,8 @@ The map, in the order in which data meets the modules; a line of code may import
     scoring    connectors on rows: expected hits of every pair
     packing    connectors as tensors and plain records
     solve      the methods that were asked for, each run once and kept
+    ladder     who is worth embedding further, in pure numbers
+    promote    samples embedded for everyone, everything for those who could win
     board      methods on the test items: the leaderboard
     request    what a search is asked for
     forecast   what each method will cost, from shapes alone
@@ -88,6 +91,7 @@ The map, in the order in which data meets the modules; a line of code may import
         curve           score against FLOPs, every method on it
         collapse        trainings that ought to go wrong
         poster          growing zoos, and classes of scale
+        promotion       samples embedded first, against everything
         measures        which measurements there are, and what is kept of one
     use        what is made of rows and connectors when the search is over
         index           rows as a Faiss index

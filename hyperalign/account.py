@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any
 
+from hyperalign.align.grid import Grid, PairIndex
 from hyperalign.align.train import TrainConfig
 from hyperalign.board import Tested
 from hyperalign.candidates import Candidates
@@ -17,7 +18,7 @@ from hyperalign.ledger import Line, search_flops, total_flops
 from hyperalign.prepare import SPLITS, Job
 from hyperalign.record import RatioRecord
 from hyperalign.scoring import scoring_flops
-from hyperalign.solve import Method, Solved, Workbench, pairs_in_words
+from hyperalign.solve import Method, Recipe, Solved, Workbench, pairs_in_words
 
 __all__ = ["compute_ratios", "describe_data", "describe_encoders", "describe_verified", "note_unfinished", "sum_up"]
 
@@ -73,20 +74,31 @@ def note_unfinished(solved: Sequence[Solved], bench: Workbench) -> list[str]:
     return notes
 
 
-def compute_ratios(best: Solved, lines: Sequence[Line], bench: Workbench) -> list[RatioRecord]:
-    """The baseline grid's computed cost over this search's, at matched batch and at each one's own setting."""
+def compute_ratios(
+    best: Solved, lines: Sequence[Line], recipe: Recipe, pairs: Sequence[PairIndex], train: Grid, val: Grid
+) -> list[RatioRecord]:
+    """The baseline grid's computed cost over this search's, at matched batch and at each one's own setting.
+
+    Args:
+        best: The method that answers.
+        lines: Ledger of the search.
+        recipe: How methods are trained.
+        pairs: Of the whole grid.
+        train: Shapes of the training rows.
+        val: The same of validation.
+    """
     if best.method.name == "ape":
         return []
-    own = bench.recipe.sliced if best.method.name == "hypernet-sliced" else bench.recipe.residual
+    own = recipe.sliced if best.method.name == "hypernet-sliced" else recipe.residual
     trained = "no training" if best.method.name == "closed-form" else _training_words(own)
-    matched = replace(bench.recipe.ape, batch_size=own.batch_size)
-    n_pairs = pairs_in_words(len(bench.pairs))
-    settings = ((f"matched batch {own.batch_size}", matched), ("each at its own setting", bench.recipe.ape))
+    matched = replace(recipe.ape, batch_size=own.batch_size)
+    n_pairs = pairs_in_words(len(pairs))
+    settings = ((f"matched batch {own.batch_size}", matched), ("each at its own setting", recipe.ape))
     return [
         {
             "setting": setting,
             "baseline": f"ape · text, {_training_words(config)}, {n_pairs}, computed, validation included",
-            "baseline_flops": _grid_flops(bench, config),
+            "baseline_flops": _grid_flops(replace(recipe, ape=config), pairs, train, val),
             "method": f"{best.method.label}, {trained}, set-up and validation included",
             "method_flops": search_flops(lines, best.method.label),
         }
@@ -108,8 +120,7 @@ def _training_words(config: TrainConfig) -> str:
     return f"batch {config.batch_size}, {config.length}"
 
 
-def _grid_flops(bench: Workbench, config: TrainConfig) -> int:
+def _grid_flops(recipe: Recipe, pairs: Sequence[PairIndex], train: Grid, val: Grid) -> int:
     """What the baseline's text-sided grid costs, from shapes: training, and scoring every pair once on validation."""
-    recipe = replace(bench.recipe, ape=config)
-    cost = forecast(Method("ape", "text", config.seed), bench.prepared.train, bench.pairs, recipe)
-    return cost.train_flops + scoring_flops(cost.solution, bench.prepared.val)
+    cost = forecast(Method("ape", "text", recipe.ape.seed), train, pairs, recipe)
+    return cost.train_flops + scoring_flops(cost.solution, val)

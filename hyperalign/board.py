@@ -12,6 +12,7 @@ from hyperalign.align.grid import Grid, to_float
 from hyperalign.candidates import Candidates
 from hyperalign.embed.zoo import EncoderSpec
 from hyperalign.grids import Prepared
+from hyperalign.ladder import Left
 from hyperalign.rank.agreement import agreement, noise_ceiling
 from hyperalign.rank.metrics import recall
 from hyperalign.rank.ranking import rank_pairs
@@ -21,7 +22,7 @@ from hyperalign.record import LEADERBOARD_COLUMNS, AgreementRecord
 from hyperalign.scoring import KS, retrieval, zero_shot, zero_shot_parts
 from hyperalign.solve import Solved
 
-__all__ = ["Tested", "compare", "evaluate", "score_without_training", "training_free_flops"]
+__all__ = ["Tested", "append_left", "compare", "evaluate", "score_without_training", "training_free_flops"]
 
 _SAMPLE = 1000  # items that training-free scores are taken from
 
@@ -80,10 +81,34 @@ def evaluate(
                 "train_flops": round(flops),
                 "seed": method.seed,
                 "validation_score": float(solved.validation[n]),
+                "n_train": prepared.train.n_images,
             }
         )
     table = rank_pairs(pd.DataFrame(rows), resampled)[list(LEADERBOARD_COLUMNS)]
     return Tested(solved=solved, table=table, scores=resampled.score, contributions=contributions, hits=arrays)
+
+
+def append_left(table: pd.DataFrame, left: Sequence[Left], candidates: Candidates) -> pd.DataFrame:
+    """Put the pairs that left before everything was embedded below the rows of the method that answers.
+
+    They have no test score. Their place is that of the last sample they were judged on, and so are `rank`,
+    `validation_score` and `n_train`.
+
+    Args:
+        table: Rows of one method and seed, `LEADERBOARD_COLUMNS`.
+        left: In their order.
+        candidates: All encoders.
+    """
+    rows: list[dict[Any, Any]] = table.to_dict("records")
+    first = rows[0]
+    for place, one in enumerate(left, start=len(table) + 1):
+        row = dict.fromkeys(LEADERBOARD_COLUMNS, np.nan)
+        row |= _facts(candidates.images[one.pair[0]], candidates.texts[one.pair[1]], candidates.latencies)
+        row |= {name: first[name] for name in ("method", "sides", "seed")}
+        row |= {"position": place, "rank": one.rank, "train_flops": 0, "n_train": one.n_train}
+        row |= {"validation_score": one.score}
+        rows.append(row)
+    return pd.DataFrame(rows, columns=list(LEADERBOARD_COLUMNS))
 
 
 def compare(tested: Sequence[Tested], *, n_pairs: int, seed: int) -> list[AgreementRecord]:

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from hyperalign.align.grid import Grid, Picked, Rows, build_grid
 from hyperalign.candidates import Candidates
 from hyperalign.embed.cache import Entry
-from hyperalign.embed.data import Dataset, LabelSet, surviving
+from hyperalign.embed.data import Dataset, LabelSet, Split, surviving
 from hyperalign.embed.duplicates import near_duplicates
 from hyperalign.embed.memory import keep, recall
 from hyperalign.embed.zoo import EncoderSpec
 from hyperalign.prepare import LABELS, SPLITS, Entries
 
-__all__ = ["LabelGrid", "Prepared", "note_near_duplicates", "open_grids"]
+__all__ = ["LabelGrid", "Prepared", "note_near_duplicates", "open_grid", "open_grids"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -75,24 +75,35 @@ def open_grids(
         ValueError: If a split has no readable picture with a caption, or `strict` and a picture was unreadable.
     """
     notes = list(dataset.notes)
-    grids = {}
-    for name in SPLITS:
-        split = dataset.splits[name]
-        bad = _unreadable(candidates.images, entries, name)
-        notes += _bad_notes(name, bad, split.image_ids, strict=strict)
-        left = surviving(split, bad)
-        if not len(left.captions):
-            raise ValueError(
-                f"the split {name} of {dataset.name} has no readable picture with a caption; mend the data"
-            )
-        images = [_rows(entries[spec.name, name], left.images) for spec in candidates.images]
-        texts = [_rows(entries[spec.name, name], left.captions) for spec in candidates.texts]
-        grids[name] = build_grid(images, texts, left.owner)
-        notes += _miss_notes(candidates.images, grids[name].image_ok, name, "picture", split.image_ids, left.images)
-        notes += _miss_notes(candidates.texts, grids[name].text_ok, name, "caption", split.captions, left.captions)
+    grids = {
+        name: open_grid(candidates, dataset.splits[name], entries, notes, strict=strict, of=dataset.name)
+        for name in SPLITS
+    }
     _check_usable(candidates, grids["train"])
     label_grid = None if labels is None else _open_labels(candidates, labels, entries, notes, strict=strict)
     return Prepared(train=grids["train"], val=grids["val"], test=grids["test"], labels=label_grid, notes=notes)
+
+
+def open_grid(
+    candidates: Candidates, split: Split, entries: Entries, notes: list[str], *, strict: bool, of: str
+) -> Grid:
+    """Put the rows of every encoder on one split together; what is left out or a miss is added to the notes.
+
+    Raises:
+        ValueError: If no picture of the split, of data set `of`, was readable, or `strict` and one was not.
+    """
+    name = split.name
+    bad = _unreadable(candidates.images, entries, name)
+    notes += _bad_notes(name, bad, split.image_ids, strict=strict)
+    left = surviving(split, bad)
+    if not len(left.captions):
+        raise ValueError(f"the split {name} of {of} has no readable picture with a caption; mend the data")
+    images = [_rows(entries[spec.name, name], left.images) for spec in candidates.images]
+    texts = [_rows(entries[spec.name, name], left.captions) for spec in candidates.texts]
+    grid = build_grid(images, texts, left.owner)
+    notes += _miss_notes(candidates.images, grid.image_ok, name, "picture", split.image_ids, left.images)
+    notes += _miss_notes(candidates.texts, grid.text_ok, name, "caption", split.captions, left.captions)
+    return grid
 
 
 def note_near_duplicates(dataset: Dataset, *, cache_dir: Path, progress: Progress) -> list[str]:

@@ -12,14 +12,15 @@ from pathlib import Path
 from hyperalign.align.grid import KEEP_BYTES, Grid
 from hyperalign.align.solution import Solution
 from hyperalign.board import training_free_flops
-from hyperalign.embed.cache import is_whole
 from hyperalign.embed.pictures import Blocks
 from hyperalign.embed.zoo import EncoderSpec
 from hyperalign.forecast import Forecast, Hollow, canonical_bytes, forecast, hollow_grid
 from hyperalign.grids import LabelGrid
+from hyperalign.ladder import encoders_of
 from hyperalign.ledger import Line, adamw_flops, search_flops, total_flops
 from hyperalign.machine import measure_matmul, n_cores, peak_bytes
-from hyperalign.prepare import Job, recall_rate
+from hyperalign.prepare import Job, count_missing, recall_rate
+from hyperalign.promote import count_items, draw_samples, find_prices, is_worthwhile, most_flops
 from hyperalign.request import SearchConfig
 from hyperalign.scoring import first_captions, scoring_flops, zero_shot_flops, zero_shot_parts
 from hyperalign.search import Asked, ask
@@ -137,12 +138,16 @@ class _Drawing:
         self.pairs, self.recipe = asked.candidates.pair_indices(), config.recipe()
         self.train, self.val, self.test = (self._grid(name) for name in ("train", "val", "test"))
         self.labels = self._label_grid()
+        given = asked.candidates, asked.dataset, asked.jobs
+        wanted = config.exhaustive is False or is_worthwhile(*given, cache_dir=cache_dir)
+        self.promotes = config.may_promote() and wanted
         self.made = [(method, self._forecast(method)) for method in config.plan_methods()]
 
     def embedding(self) -> list[Step]:
-        """One step for each encoder."""
+        """One step for each encoder, or one in all where it is not known yet who is embedded whole."""
         specs = dict.fromkeys(job.spec for job in self.asked.jobs)
-        return [self._embedding(spec, [job for job in self.asked.jobs if job.spec == spec]) for spec in specs]
+        steps = [self._embedding(spec, [job for job in self.asked.jobs if job.spec == spec]) for spec in specs]
+        return [self._promotion(steps)] if self.promotes else steps
 
     def methods(self) -> list[Step]:
         """Set-up, training and validation of each method; a set-up that several share takes its time once."""
@@ -212,7 +217,7 @@ class _Drawing:
 
     def _embedding(self, spec: EncoderSpec, jobs: Sequence[Job]) -> Step:
         ready = spec.loader == "rows"
-        missing = sum(len(job.items) for job in jobs if not (ready or is_whole(self.cache_dir, job.key)))
+        missing = sum(count_missing(job, self.cache_dir) for job in jobs)
         flops, width = round((spec.gflops or 0.0) * 1e9) * missing, spec.embed_dim or 0
         rate = recall_rate(spec, self.cache_dir)
         seconds: float | None = missing / rate if rate else None
@@ -224,6 +229,27 @@ class _Drawing:
         what = f"{spec.name}: " + ("ready rows" if ready else f"{missing:,} rows to embed, {cached:,} in the cache")
         memory = 4 * (spec.n_params or 0) + 6 * width * min(missing, _SHARD_ROWS) if missing else 0
         return self._step("embedding", "", what, flops, seconds, memory, disk=2 * missing * width, cached=not missing)
+
+    def _promotion(self, steps: Sequence[Step]) -> Step:
+        """Samples for everyone, everything for those who stay: at most about so much of what everything would cost."""
+        splits, candidates = self.asked.dataset.splits, self.asked.candidates
+        samples = draw_samples(splits["train"].owner, splits["val"].owner, seed=self.config.seed)
+        whole = count_items(splits.values())
+        every = find_prices(candidates).flops(encoders_of(candidates.pair_indices()), whole)
+        share = most_flops(candidates, samples, whole) / every if every else 1.0
+        missing = sum(step.flops for step in steps)
+        sizes = ", ".join(f"{items.n_train:,} + {items.n_val:,}" for items in samples.items)
+        what = f"promotion: samples of {sizes} pictures, then everything for who stays, at most; "
+        what += f"everything with everyone: {missing / 1e12:.3g} TFLOP"
+        return Step(
+            stage="embedding",
+            method="",
+            what=what,
+            flops=round(share * missing),
+            seconds=share * sum(step.seconds or 0.0 for step in steps),
+            disk_bytes=round(share * sum(step.disk_bytes for step in steps)),
+            memory_bytes=max(step.memory_bytes for step in steps),
+        )
 
     def _training(self, stage: str, method: Method, cost: Forecast) -> list[Step]:
         if not cost.train_flops:

@@ -1,7 +1,7 @@
 """From what was asked to rows on disk: the data, what must be embedded of it, the cache filled.
 
-Each encoder is built at most once, and only where the cache lacks something of it; what is finished is kept whatever
-happens to the rest.
+Each encoder is built at most once a call, and only where the cache lacks something of it; what is finished is kept
+whatever happens to the rest.
 """
 
 import time
@@ -9,14 +9,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
-from hyperalign.align.grid import Rows
+from hyperalign.align.grid import Picked, Rows
 from hyperalign.candidates import Candidates, recall_latency, remember_latency, this_machine
-from hyperalign.embed.cache import CacheKey, Entry, fill, is_whole
+from hyperalign.embed.cache import CacheKey, Entry, fill, fill_some, n_missing
 from hyperalign.embed.data import Dataset, LabelSet, open_dataset, open_label_set
 from hyperalign.embed.identity import Identity, identity, is_pinned, pin
 from hyperalign.embed.memory import keep, recall
+from hyperalign.embed.pictures import choose
 from hyperalign.embed.zoo import EncoderSpec
 from hyperalign.ledger import Line
 from hyperalign.machine import peak_bytes
@@ -24,10 +26,21 @@ from hyperalign.machine import peak_bytes
 if TYPE_CHECKING:
     from hyperalign.embed.encoders import Encoder
 
-__all__ = ["LABELS", "SPLITS", "Entries", "Job", "embedding_jobs", "fill_cache", "open_data", "recall_rate"]
+__all__ = [
+    "LABELS",
+    "SPLITS",
+    "Entries",
+    "Job",
+    "count_missing",
+    "embedding_jobs",
+    "fill_cache",
+    "open_data",
+    "recall_rate",
+]
 
 Progress = Callable[[str, int, int], None]
-Entries = dict[tuple[str, str], Entry | Rows]
+Entries = dict[tuple[str, str], Entry | Rows]  # of a sample: its rows alone, unreadable ones counted in it
+Embedded = tuple[NDArray[Any], list[tuple[int, str]]]
 
 SPLITS = ("train", "val", "test")
 LABELS = "labels"  # the part of a label set, beside the splits
@@ -41,12 +54,19 @@ class Job(NamedTuple):
         part: Of `SPLITS`, or `LABELS`.
         items: The pictures or captions.
         key: Where the rows belong.
+        some: (n,) which of the items are wanted, ascending; None for all.
     """
 
     spec: EncoderSpec
     part: str
     items: Any
     key: CacheKey
+    some: NDArray[np.int64] | None = None
+
+    @property
+    def n_wanted(self) -> int:
+        """Rows that are wanted."""
+        return len(self.items) if self.some is None else len(self.some)
 
 
 def open_data(  # noqa: PLR0913 - the options of `--data`
@@ -141,20 +161,25 @@ def fill_cache(
             entries[job.spec.name, job.part] = _open_ready(job)
     for spec in dict.fromkeys(job.spec for job in jobs if job.spec.loader != "rows"):
         own = [job for job in jobs if job.spec == spec]
-        missing = [job for job in own if not is_whole(cache_dir, job.key)]
+        missing = {job.part: count_missing(job, cache_dir) for job in own}
         start = time.perf_counter()
         lazy = _Lazy(spec, cache_dir, autocast=autocast)
-        tally = _Tally(progress, sum(len(job.items) for job in missing))
+        tally = _Tally(progress, sum(missing.values()))
         for job in own:
-            entries[spec.name, job.part] = fill(
-                cache_dir, job.key, n_rows=len(job.items), embed=lazy.embedder(job, tally), progress=tally.stored
-            )
-            tally.before += sum(len(one.items) for one in missing if one.part == job.part)
-        lines.append(_booking(spec, own, missing, time.perf_counter() - start))
+            entries[spec.name, job.part] = _fill(job, lazy, tally, cache_dir)
+            tally.before += missing[job.part]
+        lines.append(_booking(spec, own, sum(missing.values()), time.perf_counter() - start))
         if lazy.encoder is not None:
             _remember(lazy, own, cache_dir)
         notes += _cut_notes(spec, own, cache_dir)
     return entries, lines, notes
+
+
+def count_missing(job: Job, cache_dir: Path) -> int:
+    """Rows that `fill_cache` would have to compute."""
+    if job.spec.loader == "rows":
+        return 0
+    return n_missing(cache_dir, job.key, n_rows=len(job.items), items=job.some)
 
 
 def recall_rate(spec: EncoderSpec, cache_dir: Path) -> float | None:
@@ -174,7 +199,18 @@ def _open_ready(job: Job) -> Rows:
             f"encoder {job.spec.name!r} must have one row for each {what}: {job.part} has {len(job.items):,} and its "
             f"file {len(rows):,}; make the rows again, in the order of the data"
         )
-    return rows
+    return rows if job.some is None else Picked(rows, job.some)
+
+
+def _fill(job: Job, lazy: "_Lazy", tally: "_Tally", cache_dir: Path) -> Entry:
+    """A whole entry, or a sample of one as if it were an entry of its own."""
+    embed, embed_some = lazy.embedder(job, tally)
+    n_rows = len(job.items)
+    if job.some is None:
+        return fill(cache_dir, job.key, n_rows=n_rows, embed=embed, embed_some=embed_some, progress=tally.stored)
+    sample = fill_some(cache_dir, job.key, n_rows=n_rows, items=job.some, embed_some=embed_some, progress=tally.stored)
+    bad = {int(np.searchsorted(job.some, item)): why for item, why in sample.bad.items()}
+    return Entry(Picked(sample.rows, sample.at), bad, {})  # type: ignore[arg-type]
 
 
 class _Lazy:
@@ -185,30 +221,41 @@ class _Lazy:
         self.encoder: Encoder | None = None
         self.n_rows, self.seconds = 0, 0.0
 
-    def embedder(self, job: Job, tally: "_Tally") -> Callable[[int, int], tuple[NDArray[Any], list[tuple[int, str]]]]:
-        """`embed(start, stop)` over the items of a job."""
+    def embedder(
+        self, job: Job, tally: "_Tally"
+    ) -> tuple[Callable[[int, int], Embedded], Callable[[NDArray[np.int64]], Embedded]]:
+        """`embed(start, stop)` and `embed_some(items)` over the items of a job."""
 
-        def embed(start: int, stop: int) -> tuple[NDArray[Any], list[tuple[int, str]]]:
-            from hyperalign.embed.encoders import embed_captions, embed_pictures, load_encoder
+        def embed(start: int, stop: int) -> Embedded:
+            return self._embed(job.items, start, stop, tally)
 
-            if self.encoder is None:
-                tally.embedded(self.spec.name, 0)
-                self.encoder = load_encoder(pin(self.spec, memory=self.cache_dir), autocast=self.autocast)
-            begin = time.perf_counter()
+        def embed_some(items: NDArray[np.int64]) -> Embedded:
+            image = self.spec.modality == "image"
+            chosen = choose(job.items, items) if image else [job.items[index] for index in items.tolist()]
+            rows, bad = self._embed(chosen, 0, len(items), tally)
+            return rows, [(int(items[index]), why) for index, why in bad]
 
-            def tell(done: int) -> None:
-                if start + done < stop:  # whoever stores the rows tells of the last ones, when they are stored
-                    tally.embedded(self.spec.name, start + done)
+        return embed, embed_some
 
-            if self.spec.modality == "image":
-                rows, bad = embed_pictures(self.encoder, job.items, start, stop, tell=tell)
-            else:
-                rows, bad = embed_captions(self.encoder, job.items[start:stop], tell=tell), []
-            self.n_rows += len(rows)
-            self.seconds += time.perf_counter() - begin
-            return rows, bad
+    def _embed(self, items: Any, start: int, stop: int, tally: "_Tally") -> Embedded:
+        from hyperalign.embed.encoders import embed_captions, embed_pictures, load_encoder
 
-        return embed
+        if self.encoder is None:
+            tally.embedded(self.spec.name, 0)
+            self.encoder = load_encoder(pin(self.spec, memory=self.cache_dir), autocast=self.autocast)
+        begin, bad = time.perf_counter(), list[tuple[int, str]]()
+
+        def tell(done: int) -> None:
+            if start + done < stop:  # whoever stores the rows tells of the last ones, when they are stored
+                tally.embedded(self.spec.name, start + done)
+
+        if self.spec.modality == "image":
+            rows, bad = embed_pictures(self.encoder, items, start, stop, tell=tell)
+        else:
+            rows = embed_captions(self.encoder, items[start:stop], tell=tell)
+        self.n_rows += len(rows)
+        self.seconds += time.perf_counter() - begin
+        return rows, bad
 
 
 class _Tally:
@@ -226,7 +273,7 @@ class _Tally:
         """The same from who stores them, and who may be waiting for another process that does."""
         name, _, other = stage.partition(", ")
         waits = " (another process)" if "another" in other else ""
-        self.progress(f"embedding by {name}{waits}", self.before + done, self.total)
+        self.progress(f"embedding by {name}{waits}", min(self.before + done, self.total), self.total)
 
 
 def _remember(lazy: _Lazy, jobs: Sequence[Job], cache_dir: Path) -> None:
@@ -237,7 +284,7 @@ def _remember(lazy: _Lazy, jobs: Sequence[Job], cache_dir: Path) -> None:
     keep(cache_dir, about, {**recall(cache_dir, about), this_machine(spec): lazy.n_rows / lazy.seconds})
     if spec.modality == "image" and recall_latency(spec, cache_dir) is None:
         remember_latency(spec, cache_dir, lazy.encoder)
-    if spec.modality == "text":
+    if spec.modality == "text" and all(job.some is None for job in jobs):
         cut = {job.part: lazy.encoder.n_cut(job.items) for job in jobs}
         keep(cache_dir, f"captions cut by {spec.name} in {jobs[0].key.digest}", cut)
 
@@ -249,10 +296,9 @@ def _cut_notes(spec: EncoderSpec, jobs: Sequence[Job], cache_dir: Path) -> list[
     return [f"{spec.name} cuts {words} longer than it reads"] if total else []
 
 
-def _booking(spec: EncoderSpec, jobs: Sequence[Job], missing: Sequence[Job], seconds: float) -> Line:
+def _booking(spec: EncoderSpec, jobs: Sequence[Job], n_rows: int, seconds: float) -> Line:
     """One line per encoder; rows that lay in the cache cost nothing in this run."""
-    n_rows = sum(len(job.items) for job in missing)
-    cached = sum(len(job.items) for job in jobs) - n_rows
+    cached = sum(job.n_wanted for job in jobs) - n_rows
     what = f"{spec.name}: {n_rows:,} rows embedded, {cached:,} from the cache"
     flops = round((spec.gflops or 0.0) * 1e9) * n_rows
-    return Line("embedding", "", what, flops, seconds if missing else 0.0, peak_bytes() if missing else 0)
+    return Line("embedding", "", what, flops, seconds if n_rows else 0.0, peak_bytes() if n_rows else 0)

@@ -13,6 +13,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 __all__ = [
+    "LATE_COLUMNS",
     "LEADERBOARD_COLUMNS",
     "LEDGER_COLUMNS",
     "WORD_COLUMNS",
@@ -27,8 +28,9 @@ LEADERBOARD_COLUMNS = (
     *("p_best", "t2i_recall_at_1", "t2i_recall_at_5", "t2i_recall_at_10"),
     *("i2t_recall_at_1", "i2t_recall_at_5", "i2t_recall_at_10", "zero_shot_top_1", "cka", "mutual_knn"),
     *("n_params_image", "n_params_text", "gflops_image", "gflops_text", "latency_ms", "image_dim", "text_dim"),
-    *("license_image", "license_text", "train_flops", "seed", "validation_score"),
+    *("license_image", "license_text", "train_flops", "seed", "validation_score", "n_train"),
 )
+LATE_COLUMNS = ("n_train",)  # runs of version 0.1 do not have them
 LEDGER_COLUMNS = ("stage", "what", "flops", "seconds", "peak_bytes", "method")
 WORD_COLUMNS = (
     *("image_encoder", "text_encoder", "method", "sides", "license_image", "license_text"),
@@ -104,6 +106,7 @@ class Result(TypedDict, total=False):
         agreement: Orders held against each other.
         ratios: Cost of the baseline grid over cost of the search.
         totals: FLOPs of the search by the method that answers, `search_flops`, and of all that ran, `all_flops`.
+        promotion: Rungs, who got everything, and what embedding cost; only where promotion ran.
         roofline: Best matrix product seen and what the stages achieved, FLOP/s.
     """
 
@@ -126,6 +129,7 @@ class Result(TypedDict, total=False):
     agreement: list[AgreementRecord]
     ratios: list[RatioRecord]
     totals: dict[str, int]
+    promotion: dict[str, Any]
     roofline: dict[str, Any]
 
 

@@ -38,6 +38,8 @@ class SearchConfig:
         limit: At most so many pictures of each split.
         max_minutes: Training stops after so long; what is finished is ranked.
         strict: Stop at a picture that cannot be read.
+        exhaustive: Embed everything with everyone; None does so where promotion would save little (see `promote`). A
+            run records which of the two it was.
         autocast: Embed in bfloat16.
         train: Fields of `TrainConfig` for the hypernetwork that differ from its defaults.
         baseline: Fields of `TrainConfig` for the text-sided baseline that differ from its defaults.
@@ -60,6 +62,7 @@ class SearchConfig:
     limit: int | None = None
     max_minutes: float | None = None
     strict: bool = False
+    exhaustive: bool | None = None
     autocast: bool = False
     train: Mapping[str, Any] = field(default_factory=dict)
     baseline: Mapping[str, Any] = field(default_factory=dict)
@@ -86,7 +89,13 @@ class SearchConfig:
             raise ValueError(f"verify must be at least 0 pairs, got {self.verify}")
         if self.max_minutes is not None and not self.max_minutes >= 0:
             raise ValueError(f"max_minutes must be at least 0, got {self.max_minutes}")
+        if self.exhaustive is False and not self.may_promote():
+            raise ValueError("promotion is for retrieval without the baseline's grid; leave out ape and zero-shot")
         self.recipe()
+
+    def may_promote(self) -> bool:
+        """Whether pairs may leave before everything is embedded: the baseline's grid and zero-shot need all of them."""
+        return "ape" not in self.methods and self.task == "retrieval" and self.exhaustive is not True
 
     def all_sides(self) -> list[str]:
         """Sides of the baseline, each once."""

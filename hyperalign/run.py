@@ -24,7 +24,7 @@ from safetensors.numpy import save as pack_tensors
 
 from hyperalign.ledger import Line
 from hyperalign.machine import find_commits, find_hardware, find_versions
-from hyperalign.record import LEADERBOARD_COLUMNS, LEDGER_COLUMNS, WORD_COLUMNS, Result, to_json
+from hyperalign.record import LATE_COLUMNS, LEADERBOARD_COLUMNS, LEDGER_COLUMNS, WORD_COLUMNS, Result, to_json
 
 __all__ = [
     "Run",
@@ -278,10 +278,11 @@ def _read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     try:
         with path.open(encoding="utf-8", newline="") as file:
             head, *rows = csv.reader(file, strict=True)
-        if tuple(head) != tuple(columns):
+        if tuple(head) not in (tuple(columns), tuple(name for name in columns if name not in LATE_COLUMNS)):
             raise ValueError(f"its columns are not {', '.join(columns)}")
         cells = dict(zip(head, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(head, ())
-        return pd.DataFrame({name: cells[name] if name in WORD_COLUMNS else _numbers(cells[name]) for name in head})
+        cells = {name: cells.get(name, ("",) * len(rows)) for name in columns}  # an old run knows less
+        return pd.DataFrame({name: cells[name] if name in WORD_COLUMNS else _numbers(cells[name]) for name in columns})
     except (ValueError, csv.Error) as error:
         raise ValueError(f"{path} cannot be read as a table ({error}); the run must be made again") from None
 

@@ -21,14 +21,18 @@ from hyperalign.account import (
     note_unfinished,
     sum_up,
 )
-from hyperalign.board import Tested, compare, evaluate, score_without_training
+from hyperalign.align.grid import Grid
+from hyperalign.board import Tested, append_left, compare, evaluate, score_without_training
 from hyperalign.candidates import Candidates, find_candidates, recall_latency
 from hyperalign.embed.data import Dataset, LabelSet
+from hyperalign.forecast import hollow_grid
 from hyperalign.grids import Prepared, note_near_duplicates, open_grids
+from hyperalign.ladder import Ladder
 from hyperalign.ledger import Line
 from hyperalign.machine import measure_matmul, peak_bytes
 from hyperalign.packing import pack, restrict
 from hyperalign.prepare import Job, embedding_jobs, fill_cache, open_data
+from hyperalign.promote import is_worthwhile, narrow, promote, promotion_record, saved_in_words
 from hyperalign.rank.ranking import answer
 from hyperalign.record import Result
 from hyperalign.request import METHODS, SearchConfig
@@ -46,7 +50,7 @@ from hyperalign.run import (
 from hyperalign.scoring import scoring_flops, zero_shot_flops, zero_shot_parts
 from hyperalign.solve import Solved, Workbench, pairs_in_words, solve, verify
 
-__all__ = ["METHODS", "Asked", "SearchConfig", "ask", "embed", "prepare_rows", "search"]
+__all__ = ["METHODS", "Asked", "Promoted", "SearchConfig", "ask", "embed", "prepare_rows", "search"]
 
 Progress = Callable[[str, int, int], None]
 Say = Callable[[str], None]
@@ -68,6 +72,22 @@ class Asked(NamedTuple):
     dataset: Dataset
     labels: LabelSet | None
     jobs: list[Job]
+
+
+class Promoted(NamedTuple):
+    """What promotion made of a search.
+
+    Attributes:
+        config: What is asked, with whether pairs could leave.
+        asked: The encoders and pairs that stayed; everything where none could leave.
+        ladder: Who left, and when; None where none could.
+        lines: What the samples cost.
+    """
+
+    config: SearchConfig
+    asked: Asked
+    ladder: Ladder | None
+    lines: list[Line]
 
 
 def search(
@@ -97,15 +117,18 @@ def search(
         spent = earlier_seconds(resume)
         resume_run(resume)
     asked = ask(config, cache_dir=cache_dir, progress=progress)
-    prepared, lines = prepare_rows(asked, config, cache_dir, progress, say)
+    for sentence in asked.candidates.counts:
+        say(sentence)
+    config, staying, ladder, lines = _promote(asked, config, cache_dir, progress)
+    prepared, embedding = prepare_rows(staying, config, cache_dir, progress)
     run = resume or create_run(out, label=Path(config.data).stem or config.data, configuration=asdict(config))
     _hold_to_inputs(run, asked.jobs)
-    lines = _embedding_lines(run, lines)
+    lines = _embedding_lines(run, [*lines, *embedding])
 
     deadline = None if config.max_minutes is None else begin + 60 * config.max_minutes
     bench = Workbench(
         prepared,
-        asked.candidates.pair_indices(),
+        staying.candidates.pair_indices(),
         config.recipe(),
         run=run,
         task=config.task,
@@ -121,33 +144,40 @@ def search(
     checked = _verify(config, best, bench)
     lines += [line for one in (*solved, *checked) for line in one.lines]
 
-    candidates = _with_latencies(asked.candidates, cache_dir)
+    candidates, everyone = (_with_latencies(one.candidates, cache_dir) for one in (staying, asked))
     tested, test_lines = _test([*solved, *checked], prepared, candidates, config, progress)
     lines += test_lines
     _write_tensors(run, best, tested, prepared, candidates)
     main = next(one for one in tested if one.solved is best)
+    n_left = len(everyone.pairs) - len(candidates.pairs)
     result: Result = {
         "seeds": sorted({one.method.seed for one in solved}),
         "wall_seconds": round(spent + time.perf_counter() - begin, 1),
         "data": describe_data(asked.dataset, asked.labels, prepared),
-        "encoders": describe_encoders(candidates, asked.jobs),
+        "encoders": describe_encoders(everyone, asked.jobs),
         "method": best.method.name,
         "counts": list(candidates.counts),
-        "answer": [answer(main.table), *describe_verified(main, tested[len(solved) :])],
+        "answer": [answer(main.table, n_left=n_left), *describe_verified(main, tested[len(solved) :])],
         "notes": note_unfinished(every, bench) + prepared.notes,
-        "agreement": compare(tested, n_pairs=len(candidates.pairs), seed=config.seed),
-        "ratios": compute_ratios(best, lines, bench),
+        "agreement": compare(tested, n_pairs=len(everyone.pairs), seed=config.seed),
+        "ratios": compute_ratios(best, lines, bench.recipe, everyone.pair_indices(), *_shapes(asked, prepared, ladder)),
         "totals": sum_up(best, lines),
         "roofline": {"flops_per_second": measure_matmul(size=1024)},
     }
+    if ladder is not None:
+        promotion = promotion_record(ladder, everyone, _winner(main, everyone), asked.dataset)
+        result |= {"promotion": promotion, "notes": [*result["notes"], saved_in_words(promotion)]}
+        tested[tested.index(main)] = replace(main, table=append_left(main.table, ladder.left(), everyone))
     table = pd.concat([one.table for one in tested], ignore_index=True)
     return finish_run(run, result, leaderboard=table, ledger=lines).path
 
 
 def embed(config: SearchConfig, *, cache_dir: Path, progress: Progress, say: Say) -> None:
     """Fill the cache for a search, and nothing more."""
-    prepared, _ = prepare_rows(ask(config, cache_dir=cache_dir, progress=progress), config, cache_dir, progress, say)
-    for note in prepared.notes:
+    asked = ask(config, cache_dir=cache_dir, progress=progress)
+    for sentence in asked.candidates.counts:
+        say(sentence)
+    for note in prepare_rows(asked, config, cache_dir, progress)[0].notes:
         say(note)
 
 
@@ -175,8 +205,51 @@ def ask(config: SearchConfig, *, cache_dir: Path, progress: Progress, dry: bool 
     return Asked(candidates, dataset, labels, jobs)
 
 
+def _promote(asked: Asked, config: SearchConfig, cache_dir: Path, progress: Progress) -> Promoted:
+    """Who is worth embedding whole; everyone, where promotion is not wanted or would save little."""
+    if config.exhaustive is None:
+        given = asked.candidates, asked.dataset, asked.jobs
+        config = replace(config, exhaustive=not (config.may_promote() and is_worthwhile(*given, cache_dir=cache_dir)))
+    if config.exhaustive:
+        return Promoted(config, asked, None, [])
+    ladder, lines = promote(
+        asked.candidates,
+        asked.dataset,
+        asked.jobs,
+        config.recipe().canonical,
+        label=config.answering().label,
+        seed=config.seed,
+        cache_dir=cache_dir,
+        progress=progress,
+        strict=config.strict,
+        autocast=config.autocast,
+    )
+    candidates = narrow(asked.candidates, ladder.pairs)
+    chosen = {spec.name for spec in (*candidates.images, *candidates.texts)}
+    jobs = [job for job in asked.jobs if job.spec.name in chosen]
+    return Promoted(config, asked._replace(candidates=candidates, jobs=jobs), ladder, lines)
+
+
+def _winner(main: Tested, candidates: Candidates) -> tuple[int, int]:
+    """The first pair of the order, among all candidates."""
+    first = main.table.sort_values("position").iloc[0]
+    names = (spec.name for spec in candidates.images), (spec.name for spec in candidates.texts)
+    return [*names[0]].index(first["image_encoder"]), [*names[1]].index(first["text_encoder"])
+
+
+def _shapes(asked: Asked, prepared: Prepared, ladder: Ladder | None) -> tuple[Grid, Grid]:
+    """Training and validation grids of all pairs; only their shapes where not everyone was embedded."""
+    if ladder is None:
+        return prepared.train, prepared.val
+    images, texts = (
+        [spec.embed_dim or 0 for spec in side] for side in (asked.candidates.images, asked.candidates.texts)
+    )
+    train, val = (hollow_grid(images, texts, grid.owner) for grid in (prepared.train, prepared.val))
+    return train, val
+
+
 def prepare_rows(
-    asked: Asked, config: SearchConfig, cache_dir: Path, progress: Progress, say: Say
+    asked: Asked, config: SearchConfig, cache_dir: Path, progress: Progress
 ) -> tuple[Prepared, list[Line]]:
     """Rows of every encoder on the same items, and what embedding them cost.
 
@@ -185,10 +258,7 @@ def prepare_rows(
         config: What is asked.
         cache_dir: Where embeddings are kept.
         progress: Told `(stage, done, total)`.
-        say: Told what the limits let through.
     """
-    for sentence in asked.candidates.counts:
-        say(sentence)
     entries, lines, notes = fill_cache(asked.jobs, cache_dir=cache_dir, progress=progress, autocast=config.autocast)
     prepared = open_grids(asked.candidates, asked.dataset, asked.labels, entries, strict=config.strict)
     notes += prepared.notes + note_near_duplicates(asked.dataset, cache_dir=cache_dir, progress=progress)
@@ -216,7 +286,8 @@ def _embedding_lines(run: Path, lines: Sequence[Line]) -> list[Line]:
     kept = load_stage(run, "embedding")
     if kept is not None:
         earlier = [Line(**line) for line in kept.record["lines"]]
-        return [*earlier, *(line for line in lines if line.flops or line.seconds)]
+        again = [line if line.stage == "embedding" else line._replace(stage="failed and repeated") for line in lines]
+        return [*earlier, *(line for line in again if line.flops or line.seconds)]
     save_stage(run, "embedding", tensors={}, record={"lines": [line._asdict() for line in lines]})
     return list(lines)
 

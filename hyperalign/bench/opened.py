@@ -26,5 +26,7 @@ def open_bench(asked: Asked) -> Opened:
     """Find encoders and data, and embed what is not in the cache yet."""
     config, cache_dir = asked.config, asked.cache_dir
     found = ask(config, cache_dir=cache_dir, progress=asked.progress)
-    prepared, _ = prepare_rows(found, config, cache_dir, asked.progress, asked.say)
+    for sentence in found.candidates.counts:
+        asked.say(sentence)
+    prepared, _ = prepare_rows(found, config, cache_dir, asked.progress)
     return Opened(found.candidates, prepared)

@@ -94,11 +94,11 @@ def ratio_sheet(every: list[Timed], opened: Opened, asked: Asked) -> Sheet:
         if one.solved.method.name == "ape":
             batches = "matched batch" if _batches(asked)[0] == _batches(asked)[1] else "each at its own batch"
             rows.append(_ratio(f"measured, {batches}", one.solved.method.label, _cost(one), _cost(own)))
-    with tempfile.TemporaryDirectory() as folder:
-        bench = _workbench(opened, asked, Path(folder))
-        for ratio in compute_ratios(own.solved, own.solved.lines, bench):
-            costs = (ratio["baseline_flops"], None), (ratio["method_flops"], None)
-            rows.append(_ratio(f"computed, {ratio['setting']}", ratio["baseline"], *costs))
+    pairs, prepared = opened.candidates.pair_indices(), opened.prepared
+    recipe = asked.config.recipe()
+    for ratio in compute_ratios(own.solved, own.solved.lines, recipe, pairs, prepared.train, prepared.val):
+        costs = (ratio["baseline_flops"], None), (ratio["method_flops"], None)
+        rows.append(_ratio(f"computed, {ratio['setting']}", ratio["baseline"], *costs))
     return Sheet(f"the baseline's grid over the search by {own.solved.method.label}", rows, explain())
 
 

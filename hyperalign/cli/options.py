@@ -17,6 +17,7 @@ __all__ = [
     "Config",
     "Data",
     "Dim",
+    "Exhaustive",
     "Json",
     "Labels",
     "License",
@@ -73,6 +74,10 @@ Labels = Annotated[Text, typer.Option(help="Label set for zero-shot: a name, a f
 Seed = Annotated[int | None, typer.Option(help="Seed of everything that is drawn.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="At most so many pictures of each split.")]
 Strict = Annotated[bool | None, typer.Option("--strict", help="Stop at the first picture that cannot be read.")]
+Exhaustive = Annotated[
+    bool | None,
+    typer.Option("--exhaustive/--promote", help="Embed everything with everyone, or samples first."),
+]
 Autocast = Annotated[bool | None, typer.Option("--autocast", help="Embed in bfloat16.")]
 Config = Annotated[
     Path | None,

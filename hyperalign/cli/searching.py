@@ -19,6 +19,7 @@ from hyperalign.cli.options import (
     Config,
     Data,
     Dim,
+    Exhaustive,
     Json,
     Labels,
     License,
@@ -65,6 +66,7 @@ def search(  # noqa: PLR0913 – the signature is the list of options
     limit: Limit = None,
     max_minutes: Minutes = None,
     strict: Strict = None,
+    exhaustive: Exhaustive = None,
     autocast: Autocast = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.", rich_help_panel=TRAINING)] = None,
     epochs: Annotated[

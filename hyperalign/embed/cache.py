@@ -3,8 +3,9 @@
     cache/<encoder>--<dataset>--<digest>/  part-00000.npy, part-00000.json, …, manifest.json
 
 The digest covers everything that can change an embedding. The manifest comes last, so a folder
-without one is an interrupted run: it is resumed, and no finished shard is computed twice. Rows are
-float16; a shard that float16 would spoil (see `shards.store_dtype`) is kept as float32.
+without one is an interrupted run, or one that asked for a sample: it is resumed, and no finished shard and no row of a
+sample (see `partial`) is computed twice. Rows are float16; a shard that float16 would spoil (see `shards.store_dtype`)
+is kept as float32.
 """
 
 import hashlib
@@ -21,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperalign.embed.locks import make_folder, owned
+from hyperalign.embed.partial import Stored, find_stored, store
 from hyperalign.embed.shards import Part, Rows, damage, read_record, store_dtype, write_part, write_record
 from hyperalign.embed.upkeep import Found, find_entries, prune, remove, verify
 
@@ -29,9 +31,12 @@ __all__ = [
     "Entry",
     "Found",
     "Rows",
+    "Sample",
     "fill",
+    "fill_some",
     "find_entries",
     "is_whole",
+    "n_missing",
     "open_entry",
     "open_folder",
     "prune",
@@ -41,6 +46,7 @@ __all__ = [
 
 Progress = Callable[[str, int, int], None]
 Embed = Callable[[int, int], tuple[NDArray[Any], Sequence[tuple[int, str]]]]
+EmbedSome = Callable[[NDArray[np.int64]], tuple[NDArray[Any], Sequence[tuple[int, str]]]]
 
 _DTYPES = ("float16", "float32")
 
@@ -104,16 +110,31 @@ class Entry(NamedTuple):
     manifest: dict[str, Any]
 
 
+class Sample(NamedTuple):
+    """Rows of some items of an entry, whether the rest is there or not.
+
+    Attributes:
+        rows: Where they lie, among others.
+        at: (n,) which of `rows` belongs to each item, in the order in which they were asked for.
+        bad: Index, counted in the whole entry, and reason of the items that could not be embedded.
+    """
+
+    rows: Rows
+    at: NDArray[np.int64]
+    bad: dict[int, str]
+
+
 def _silent(stage: str, done: int, total: int) -> None:
     """Report to nobody."""
 
 
-def fill(
+def fill(  # noqa: PLR0913 - whose rows, how they are computed, and who is told
     root: Path,
     key: CacheKey,
     *,
     n_rows: int,
     embed: Embed,
+    embed_some: EmbedSome | None = None,
     shard_rows: int = 8192,
     progress: Progress = _silent,
 ) -> Entry:
@@ -125,6 +146,8 @@ def fill(
         n_rows: How many rows there are.
         embed: `embed(start, stop)` returns rows start to stop as (stop - start, D) and, for those
             that could not be computed, their index (counted from 0 in the whole split) and the reason.
+        embed_some: `embed_some(items)` returns the same for single items; without it, the rows of samples that were
+            embedded before are computed again.
         shard_rows: Rows per shard, the most that an interruption can cost.
         progress: Told `(stage, rows done, rows in all)`.
 
@@ -141,6 +164,7 @@ def fill(
         if (entry := _whole(root, key, n_rows)) is not None:
             return entry  # another process finished it while we waited
         (folder / "manifest.json").unlink(missing_ok=True)  # a damaged entry becomes an unfinished one
+        embed = embed if embed_some is None else _completing(find_stored(folder), embed, embed_some)
         parts: list[Part] = []
         for index, start in enumerate(range(0, n_rows, shard_rows)):
             stop = min(start + shard_rows, n_rows)
@@ -155,6 +179,59 @@ def fill(
     whole = _whole(root, key, n_rows)
     assert whole is not None, "an entry that was just written must open"
     return whole
+
+
+def fill_some(  # noqa: PLR0913 - whose rows, which, how they are computed, and who is told
+    root: Path,
+    key: CacheKey,
+    *,
+    n_rows: int,
+    items: NDArray[np.int64],
+    embed_some: EmbedSome,
+    shard_rows: int = 8192,
+    progress: Progress = _silent,
+) -> Sample:
+    """Open the rows of some items of an entry; compute those that no earlier sample has first.
+
+    The entry is not whole after this, and does not look so: it has no manifest.
+
+    Args:
+        root: Folder of the cache.
+        key: Whose rows.
+        n_rows: How many rows the whole entry has.
+        items: (n,) which of them, each once.
+        embed_some: `embed_some(items)` returns (n, D) rows and, for those that could not be computed, item and reason.
+        shard_rows: Rows per shard, the most that an interruption can cost.
+        progress: Told `(stage, rows done, rows asked for)`.
+    """
+    if not len(items) or items.min() < 0 or items.max() >= n_rows:
+        raise ValueError(f"a sample is of items 0 to {n_rows - 1}, got {len(items)} others")
+    if (entry := _whole(root, key, n_rows)) is not None:
+        return _sample(Stored(np.arange(n_rows), entry.rows, entry.bad), items)
+    folder = root / key.folder
+    make_folder(folder)
+    with owned(root, key.folder, lambda: _tell_of_other(folder, key, n_rows, progress)):
+        if (entry := _whole(root, key, n_rows)) is not None:
+            return _sample(Stored(np.arange(n_rows), entry.rows, entry.bad), items)
+        stored = find_stored(folder)
+        missing, dim = np.setdiff1d(items, stored.items), None if stored.rows is None else stored.rows.shape[1]
+        for start in range(0, len(missing), shard_rows):
+            chosen = missing[start : start + shard_rows]
+            rows, bad = embed_some(chosen)
+            rows = np.asarray(rows)
+            _check_shape(rows, len(chosen), dim, key)
+            dim = rows.shape[1]
+            store(folder, chosen, rows.astype(store_dtype(rows, key.dtype)), bad)
+            progress(f"{key.encoder}, {key.split}", len(items) - len(missing) + start + len(chosen), len(items))
+        return _sample(find_stored(folder) if len(missing) else stored, items)
+
+
+def n_missing(root: Path, key: CacheKey, *, n_rows: int, items: NDArray[np.int64] | None = None) -> int:
+    """How many rows of an entry, or of some of its items, an embedding would compute; a whole entry is trusted."""
+    if is_whole(root, key):
+        return 0
+    stored = find_stored(root / key.folder).items
+    return n_rows - len(stored) if items is None else len(np.setdiff1d(items, stored))
 
 
 def open_entry(root: Path, key: CacheKey) -> Entry:
@@ -232,22 +309,51 @@ def _computed(
     """Embed one shard and look at what came back."""
     rows, bad = embed(start, stop)
     rows = np.asarray(rows)
-    if rows.ndim != 2 or len(rows) != stop - start:
-        raise ValueError(
-            f"encoder {key.encoder!r} must give one row for each of {stop - start} items, got shape {rows.shape}"
-        )
-    if parts and rows.shape[1] != parts[0].dim:
-        raise ValueError(
-            f"encoder {key.encoder!r} gives rows of width {rows.shape[1]} where it gave {parts[0].dim} before; "
-            f"remove {key.folder} with `hyperalign cache rm`"
-        )
+    _check_shape(rows, stop - start, parts[0].dim if parts else None, key)
     if any(not start <= index < stop for index, _ in bad):
         raise ValueError(f"undecodable items must be counted in the whole split, {start} to {stop - 1}, got {bad[0]}")
     return rows.astype(store_dtype(rows, key.dtype)), bad
 
 
+def _check_shape(rows: NDArray[Any], n_rows: int, dim: int | None, key: CacheKey) -> None:
+    """One row for each item, as wide as those before."""
+    if rows.ndim != 2 or len(rows) != n_rows:
+        raise ValueError(
+            f"encoder {key.encoder!r} must give one row for each of {n_rows} items, got shape {rows.shape}"
+        )
+    if dim is not None and rows.shape[1] != dim:
+        raise ValueError(
+            f"encoder {key.encoder!r} gives rows of width {rows.shape[1]} where it gave {dim} before; "
+            f"remove {key.folder} with `hyperalign cache rm`"
+        )
+
+
+def _sample(stored: Stored, items: NDArray[np.int64]) -> Sample:
+    assert stored.rows is not None, "what was just computed is stored"
+    wanted = set(items.tolist())
+    return Sample(stored.rows, stored.find(items), {k: why for k, why in stored.bad.items() if k in wanted})
+
+
+def _completing(stored: Stored, embed: Embed, embed_some: EmbedSome) -> Embed:
+    """`embed` that takes over what is stored and computes the rest."""
+
+    def complete(start: int, stop: int) -> tuple[NDArray[Any], Sequence[tuple[int, str]]]:
+        known = np.unique(stored.items[(stored.items >= start) & (stored.items < stop)])
+        if stored.rows is None or not len(known):
+            return embed(start, stop)
+        kept, rest = stored.rows[stored.find(known)], np.setdiff1d(np.arange(start, stop), known)
+        rows, bad = embed_some(rest) if len(rest) else (kept[:0], [])
+        whole = np.empty((stop - start, kept.shape[1]), np.result_type(kept, rows))
+        if rows.shape != (len(rest), kept.shape[1]):
+            return rows, bad  # refused as any other wrong shape is
+        whole[known - start], whole[rest - start] = kept, rows
+        return whole, [*bad, *((k, why) for k, why in stored.bad.items() if start <= k < stop)]
+
+    return complete
+
+
 def _sweep(folder: Path, parts: Sequence[Part]) -> None:
-    """Remove what earlier runs left behind: drafts, and shards of another size."""
+    """Remove what earlier runs left behind: drafts, samples, and shards of another size."""
     kept = {part.file for part in parts} | {Path(part.file).with_suffix(".json").name for part in parts}
     for path in folder.iterdir():
         if path.name not in kept:

@@ -49,9 +49,9 @@ class Part:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Part":
-        """Read back what `asdict` wrote."""
+        """Read back what `write_part` wrote; which items a shard of single ones holds is not part of it."""
         bad = tuple((int(index), str(reason)) for index, reason in record["bad"])
-        return cls(**{**record, "bad": bad})
+        return cls(**{**{name: value for name, value in record.items() if name != "items"}, "bad": bad})
 
 
 class Rows:
@@ -134,13 +134,32 @@ def store_dtype(rows: NDArray[Any], wanted: str) -> str:
     return "float16" if bool(fits.all()) else "float32"
 
 
-def write_part(folder: Path, index: int, start: int, rows: NDArray[Any], bad: Sequence[tuple[int, str]]) -> Part:
-    """Store `rows` as shard `index` of `folder`; when this returns, they survive a power cut."""
+def write_part(  # noqa: PLR0913 - a shard and what its record says
+    folder: Path,
+    index: int,
+    start: int,
+    rows: NDArray[Any],
+    bad: Sequence[tuple[int, str]],
+    *,
+    stem: str = "part",
+    items: Sequence[int] | None = None,
+) -> Part:
+    """Store `rows` as shard `index` of `folder`; when this returns, they survive a power cut.
+
+    Args:
+        folder: Of the entry.
+        index: Number in the file's name.
+        start: First row.
+        rows: (n, D)
+        bad: Rows that could not be computed, with the reason.
+        stem: Of the file's name.
+        items: Which items the rows belong to, where they do not follow each other.
+    """
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, np.ascontiguousarray(rows), allow_pickle=False)
     data = buffer.getbuffer()
     part = Part(
-        file=f"part-{index:05}.npy",
+        file=f"{stem}-{index:05}.npy",
         start=start,
         stop=start + len(rows),
         dim=rows.shape[1],
@@ -149,7 +168,9 @@ def write_part(folder: Path, index: int, start: int, rows: NDArray[Any], bad: Se
         crc32=zlib.crc32(data),
         bad=tuple(sorted((int(item), str(reason)) for item, reason in bad)),
     )
-    write_record(folder / f"part-{index:05}.json", asdict(part))
+    write_record(
+        folder / f"{stem}-{index:05}.json", asdict(part) if items is None else {**asdict(part), "items": items}
+    )
     _write(folder / part.file, data)
     return part
 

@@ -54,7 +54,8 @@ def verify(root: Path, *, progress: Progress = _silent) -> dict[Path, list[str]]
     faults: dict[Path, list[str]] = {}
     entries = find_entries(root)
     for done, found in enumerate(entries, start=1):
-        records = [read_record(path) for path in sorted(found.folder.glob("part-*.json"))]
+        paths = [*sorted(found.folder.glob("part-*.json")), *sorted(found.folder.glob("some-*.json"))]
+        records = [read_record(path) for path in paths]
         problems = [damage(found.folder, Part.from_record(record)) for record in records if record is not None]
         manifest = read_record(found.folder / "manifest.json")
         if manifest is not None:

@@ -53,17 +53,25 @@ def rank_pairs(table: pd.DataFrame, resampled: Bootstrap) -> pd.DataFrame:
     return ranked[[*first, *(name for name in ranked if name not in first)]]
 
 
-def answer(table: pd.DataFrame) -> str:
+def answer(table: pd.DataFrame, *, n_left: int = 0) -> str:
     """Say which pair to take, from the rows that `rank_pairs` returns; where several share rank 1, say so.
 
     Names stand as they are in the table: whoever shows the sentence guards against what they contain.
+
+    Args:
+        table: Pairs with a test score.
+        n_left: Further pairs that left on a sample; a probability is then one among those in the table.
     """
     ordered = table.sort_values("position", ignore_index=True)
     best = ordered.iloc[0]
     winner = (
         f"{_names(ordered)[0]} scores {best['score']:.1f} (95 % interval {best['score_low']:.1f} to "
-        f"{best['score_high']:.1f}) and is the best pair with probability {best['p_best']:.2f}"
+        f"{best['score_high']:.1f})"
     )
+    if len(table) == 1 and n_left:
+        return f"{winner}: no other pair was embedded whole, for {n_left:,} left on samples of the data."
+    among = f" of the {len(table)} that were embedded whole" if n_left else ""
+    winner += f" and is the best pair{among} with probability {best['p_best']:.2f}"
     if len(table) == 1:
         return f"{winner}: no other pair was compared."
     first = ordered[ordered["rank"] == 1].reset_index(drop=True)

@@ -1,0 +1,75 @@
+"""Rows of some items of an entry, embedded before the rest.
+
+    <entry>/some-00000.npy, some-00000.json, …
+
+They lie in the folder of the entry that they belong to, in the order in which they were asked for; their records say
+which items they are. A folder that holds only these has no manifest and is unfinished like any other. Whoever makes
+the entry whole takes them over and removes them. Nothing here locks: the cache does.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperalign.embed.shards import Part, Rows, damage, read_record, write_part
+
+__all__ = ["Stored", "find_stored", "store"]
+
+_STEM = "some"
+
+
+class Stored(NamedTuple):
+    """What of an entry has been embedded item by item.
+
+    Attributes:
+        items: (n,) which item each stored row belongs to.
+        rows: (n, D); None where there is nothing.
+        bad: Index and reason of the items that could not be embedded; their rows are NaN.
+    """
+
+    items: NDArray[np.int64]
+    rows: Rows | None
+    bad: dict[int, str]
+
+    def find(self, items: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(m,) where the rows of stored items lie.
+
+        Raises:
+            KeyError: If an item is not stored.
+        """
+        order = np.argsort(self.items, kind="stable")
+        place = np.searchsorted(self.items[order], items)
+        inside = place < len(order)
+        if not inside.all() or not np.array_equal(self.items[order][place], items):
+            raise KeyError("some of the items are not stored")
+        return np.asarray(order[place], dtype=np.int64)
+
+
+def find_stored(folder: Path) -> Stored:
+    """All sound shards of single items in an entry's folder; a damaged one counts as not there."""
+    parts, items, start = [], [], 0
+    for path in sorted(folder.glob(f"{_STEM}-*.json")):
+        record = read_record(path)
+        if record is None:
+            continue
+        part = Part.from_record(record)
+        if damage(folder, part) is None:
+            stop = start + part.stop - part.start
+            parts.append(replace(part, start=start, stop=stop))
+            items.append(np.array(record["items"], dtype=np.int64))
+            start = stop
+    if not parts:
+        return Stored(np.empty(0, np.int64), None, {})
+    bad = {index: reason for part in parts for index, reason in part.bad}
+    return Stored(np.concatenate(items), Rows(folder, parts, checked=True), bad)
+
+
+def store(folder: Path, items: NDArray[np.int64], rows: NDArray[Any], bad: Sequence[tuple[int, str]]) -> None:
+    """Keep the rows of some items; when this returns, they survive a power cut."""
+    used = {path.stem for path in folder.glob(f"{_STEM}-*.npy")}
+    number = next(k for k in range(len(used) + 1) if f"{_STEM}-{k:05}" not in used)
+    write_part(folder, number, 0, rows, bad, stem=_STEM, items=items.tolist())
