@@ -62,8 +62,8 @@ The map, in the order in which data meets the modules; a line of code may import
     candidates the encoders and pairs that the limits let through
     prepare    from what was asked to rows on disk
     grids      cached rows put together as the methods see them
-    scoring    connectors on rows: expected hits of every pair
     packing    connectors as tensors and plain records
+    scoring    connectors on rows: expected hits of every pair
     solve      the methods that were asked for, each run once and kept
     board      methods on the test items: the leaderboard
     request    what a search is asked for
