@@ -55,10 +55,12 @@ The map, in the order in which data meets the modules; a line of code may import
         best            the chance of each pair to be the best
         resampling      a paired bootstrap over test images
         ranking         order, intervals, ties
+        standings       pairs compared once, the order among any of them at once
         agreement       one order held against another, and the noise ceiling
         scores          training-free scores
     record     what a run records: columns and keys
     run        what a run is on disk
+    relimit    a finished run under other limits
     candidates the encoders and pairs that the limits let through
     prepare    from what was asked to rows on disk
     grids      cached rows put together as the methods see them

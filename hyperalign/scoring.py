@@ -58,7 +58,7 @@ def each_retrieval(solution: Solution, grid: Grid, *, ks: Sequence[int] = KS) ->
     """
     images = cache(lambda i: F.normalize(_coordinates(grid.images[i], solution.images[i]), dim=1))
     texts = cache(lambda j: _coordinates(grid.texts[j], solution.texts[j]))
-    image_ok, text_ok = grid.image_ok.all(1), grid.text_ok.all(1)
+    image_ok, text_ok = ([bool(row.all()) for row in ok] for ok in (grid.image_ok, grid.text_ok))
     owner, n_reads = torch.from_numpy(grid.owner), _n_reads(grid)
     for (i, j), weight, bias in zip(solution.pairs, solution.weights, solution.biases, strict=True):
         similarity = _similarity(images(i), texts(j), weight, bias, n_reads=n_reads)

@@ -225,7 +225,8 @@ def _kept(bench: Workbench, name: str, pairs: Sequence[PairIndex], make: Callabl
     if kept is not None:
         record = kept.record
         solution = unpack(kept.tensors, record["solution"])
-        return _Made(solution, *(record[part] for part in _SECONDS), stopped=False)
+        times = {part: float(record[part]) for part in _SECONDS}
+        return _Made(solution, **times, stopped=False)
     start, before = time.perf_counter(), (bench.watch_seconds, bench.setup_seconds)
     solution = make()
     watch_seconds = bench.watch_seconds - before[0]
