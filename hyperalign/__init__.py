@@ -90,6 +90,9 @@ The map, in the order in which data meets the modules; a line of code may import
         curve           score against FLOPs, every method on it
         collapse        trainings that ought to go wrong
         poster          growing zoos, and classes of scale
+        planted         a synthetic zoo whose best pairs are known
+        devices         what a search would need on accelerators
+        grid            a search over a synthetic grid of any size
         measures        which measurements there are, and what is kept of one
     use        what is made of rows and connectors when the search is over
         index           rows as a Faiss index

@@ -63,12 +63,12 @@ class OpenRun:
         """
         passing = within(self.specs, limits, latencies=self.latencies)
         images, texts = ([spec for spec in passing if spec.modality == side] for side in ("image", "text"))
-        kept = (self.table["image_encoder"].isin([spec.name for spec in images])).to_numpy()
-        kept &= self.table["text_encoder"].isin([spec.name for spec in texts]).to_numpy()
+        let_in = {"image_encoder": [spec.name for spec in images], "text_encoder": [spec.name for spec in texts]}
+        kept = np.logical_and(*(self.table[side].isin(names).to_numpy(bool) for side, names in let_in.items()))
         if limits.pair_params is not None:
             pairs_within(images, texts, limits)  # says who is the nearest, where none passes
             size = self.table["n_params_image"] + self.table["n_params_text"]
-            kept &= np.fromiter(map(limits.pair_params.contains, size), np.bool_, len(size))
+            kept = kept & np.fromiter(map(limits.pair_params.contains, size), np.bool_, len(size))
         if not kept.any():
             raise ValueError("no pair of this run is within these limits; search anew for others")
         rank, p_best = self.standings.among(kept)
