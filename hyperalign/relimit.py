@@ -108,8 +108,8 @@ def open_run(run: Run) -> OpenRun:
     first = own.sort_values("position", kind="stable").iloc[0]
     own = own[(own["sides"] == first["sides"]) & (own["seed"] == first["seed"])]
     table = own.sort_values("position", ignore_index=True)
-    specs = tuple(_spec(record) for record in run.result["encoders"])
     contributions = _contributions(run, f"{first['method']}-{first['sides']}-{first['seed']}")
+    specs = tuple(_spec(record) for record in run.result["encoders"])
     in_hits = pd.Series(range(len(table)), index=_grid_order(table, specs))
     names = pd.MultiIndex.from_frame(table[["image_encoder", "text_encoder"]])
     order = in_hits.loc[names].to_numpy()

@@ -27,7 +27,7 @@ H100_PEAKS = {  # dense FLOP/s of the SXM board; NVIDIA H100 Tensor Core GPU dat
 }
 H100_BYTES = 80 * 10**9
 SHARE = 0.4  # of the peak
-N_ITEMS = (20_000, 558_128, 10_000_000)  # this measurement's, the poster's, and a web-sized set
+N_ITEMS = (20_000, 558_128)  # this measurement's and the poster's
 N_DEVICES = (1, 8)
 _EIGH_SIZE = 512
 
