@@ -1,20 +1,21 @@
 """What a search would need on accelerators, from the ledger's formulas and the vendor's figures. Nothing is run.
 
 Only sizes and peaks go in: how fast one machine is says little of another, so the share of the peak that is assumed
-stands in the sheet, and so does what does not follow that rule (eigendecompositions).
+stands in the sheet, and so does what does not follow that rule (decompositions of small matrices).
 """
 
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from hyperalign.align.canonical_grid import SetupShapes, setup_shapes
+from hyperalign.align.directions import directions_flops
 from hyperalign.bench.sheet import Sheet
 from hyperalign.forecast import canonical_bytes, forecast, hollow_grid
 from hyperalign.grids import Prepared
-from hyperalign.ledger import eigh_flops
+from hyperalign.ledger import cholesky_flops, eigh_flops
 from hyperalign.scoring import scoring_flops, watch_flops
 from hyperalign.solve import Method, Recipe
 
@@ -49,10 +50,11 @@ def device_sheet(prepared: Prepared, recipe: Recipe, method: Method) -> Sheet:
         cost = forecast(method, hollow, hollow.pairs(), recipe)
         looks = scoring_flops(cost.solution, val) + cost.n_looks * watch_flops(cost.solution, val)
         flops = cost.setup_flops + cost.train_flops + looks
-        eigh = _eigh_flops(image_widths, text_widths, recipe)
+        decompositions = _decomposition_flops(setup_shapes(hollow, recipe.canonical))
         for n_devices in N_DEVICES:
             seconds: dict[str, Any] = {
-                f"{name}_seconds": (flops - eigh) / (n_devices * SHARE * peak) for name, peak in H100_PEAKS.items()
+                f"{name}_seconds": (flops - decompositions) / (n_devices * SHARE * peak)
+                for name, peak in H100_PEAKS.items()
             }
             rows.append(
                 {
@@ -60,7 +62,7 @@ def device_sheet(prepared: Prepared, recipe: Recipe, method: Method) -> Sheet:
                     "devices": n_devices,
                     "search_flops": flops,
                     **seconds,
-                    "eigh_on_host_seconds": eigh / eigh_rate / n_devices,
+                    "decompositions_on_host_seconds": decompositions / eigh_rate / n_devices,
                     "memory_each_bytes": canonical_bytes(hollow, recipe.canonical) // n_devices,
                     "rows_read_bytes": 2 * n_items * (sum(image_widths) + sum(text_widths)) // n_devices,
                 }
@@ -69,9 +71,9 @@ def device_sheet(prepared: Prepared, recipe: Recipe, method: Method) -> Sheet:
         f"computed, not run: {SHARE:.0%} of the dense peak of an H100 SXM ({H100_BYTES / 1e9:.0f} GB), in TFLOP/s "
         + ", ".join(f"{peak / 1e12:.0f} {name}" for name, peak in H100_PEAKS.items())
         + " (NVIDIA H100 Tensor Core GPU data sheet; it prints tensor-core figures with sparsity, halved here)",
-        "eigendecompositions do not follow a share of a peak: they are left to a host as fast as this one, each device "
-        "with its own part; memory is that of the set-up, image encoders divided among devices; rows read: one pass "
-        "over float16 rows, which a disk or a network must bring and the times do not hold",
+        "decompositions do not follow a share of a peak: they are left to a host that does an eigendecomposition as "
+        "fast as this one, one host for each device; memory is that of the set-up, image encoders divided among devices; "
+        "rows read: one pass over float16 rows, which a disk or a network must bring and the times do not hold",
         "on eight devices each has an eighth of the image encoders with all text encoders; what they exchange is the "
         "gradient of one small network each step, and scores",
     ]
@@ -79,11 +81,12 @@ def device_sheet(prepared: Prepared, recipe: Recipe, method: Method) -> Sheet:
     return Sheet(title, rows, notes)
 
 
-def _eigh_flops(image_widths: Sequence[int], text_widths: Sequence[int], recipe: Recipe) -> int:
-    """What of the set-up is eigendecompositions: of each encoder's covariance, and of its cross-products."""
-    most, rank = recipe.canonical.max_features, recipe.canonical.rank
-    widths = [min(width, most or width) for width in (*image_widths, *text_widths)]
-    return sum(eigh_flops(width) + eigh_flops(min(rank, max(widths))) for width in widths)
+def _decomposition_flops(shapes: SetupShapes) -> int:
+    """What of the set-up is no product of large matrices: whitening, and finding directions."""
+    flops = sum(map(cholesky_flops, (*shapes.image_features, *shapes.text_features)))
+    flops += sum(map(directions_flops, shapes.image_features, [0] * len(shapes.image_ranks), shapes.image_ranks))
+    wide = [width for width in shapes.text_features if width > shapes.rank]
+    return flops + sum(directions_flops(width, 0, shapes.rank) for width in wide)
 
 
 def _eigh_rate() -> float:
