@@ -7,7 +7,6 @@ import os
 import platform
 import subprocess
 import time
-from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -99,10 +98,3 @@ def peak_bytes() -> int:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if platform.system() == "Darwin" else peak * 1024
-
-
-def restart_peak() -> int:
-    """Let `peak_bytes` count from now, where the system can do that (Linux), and return what it starts from."""
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
-    return peak_bytes()

@@ -72,8 +72,8 @@ def device_sheet(prepared: Prepared, recipe: Recipe, method: Method) -> Sheet:
         + ", ".join(f"{peak / 1e12:.0f} {name}" for name, peak in H100_PEAKS.items())
         + " (NVIDIA H100 Tensor Core GPU data sheet; it prints tensor-core figures with sparsity, halved here)",
         "decompositions do not follow a share of a peak: they are left to a host that does an eigendecomposition as "
-        "fast as this one, one host for each device; memory is that of the set-up, image encoders divided among devices; "
-        "rows read: one pass over float16 rows, which a disk or a network must bring and the times do not hold",
+        "fast as this one, one host for each device; memory is that of the set-up, image encoders divided among "
+        "devices; rows read: one pass over float16 rows, which a disk or a network brings; the times do not hold it",
         "on eight devices each has an eighth of the image encoders with all text encoders; what they exchange is the "
         "gradient of one small network each step, and scores",
     ]

@@ -15,10 +15,11 @@ from hyperalign.account import compute_ratios, sum_up
 from hyperalign.bench.devices import device_sheet
 from hyperalign.bench.planted import Planted, plant
 from hyperalign.bench.sheet import Asked, Sheet
+from hyperalign.bench.watermark import set_back
 from hyperalign.board import Tested, evaluate
 from hyperalign.embed.zoo import EncoderSpec, Limits, Range
 from hyperalign.ledger import SEARCH_STAGES, Line
-from hyperalign.machine import measure_matmul, peak_bytes, restart_peak
+from hyperalign.machine import measure_matmul, peak_bytes
 from hyperalign.rank.agreement import agreement
 from hyperalign.rank.ranking import answer
 from hyperalign.record import Result
@@ -120,7 +121,7 @@ def _search(shape: Shape, asked: Asked, out: Path) -> _Searched:
         progress=asked.progress,
         should_stop=lambda: False,
     )
-    start_bytes = restart_peak()
+    start_bytes = set_back() or peak_bytes()
     setup_line = _set_up(bench)
     making = {"set-up": train.seconds}
     solved = solve(_method(config), bench)
