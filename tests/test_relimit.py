@@ -5,12 +5,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 from small_zoo import IMAGES, small_config, small_search, write_labels, write_world
 
 from hyperalign.embed.zoo import Limits, Range
 from hyperalign.rank import resampling
-from hyperalign.rank.resampling import Contributions, bootstrap, per_picture, select
+from hyperalign.rank.best import draw_scores
+from hyperalign.rank.resampling import (
+    Contributions,
+    bootstrap,
+    find_linear,
+    find_scores,
+    per_picture,
+    select,
+)
 from hyperalign.rank.standings import Standings, pareto
 from hyperalign.relimit import OpenRun, open_run
 from hyperalign.run import load_run
@@ -51,7 +60,23 @@ def test_some_pairs_are_ordered_as_if_the_others_had_never_been(exact: int, monk
 
         alone = bootstrap(select(contributions, np.flatnonzero(kept).tolist()), seed=3)
         np.testing.assert_array_equal(rank, alone.rank)
-        np.testing.assert_allclose(p_best, alone.p_best, atol=1e-12)
+        assert p_best.sum() == pytest.approx(1)
+        np.testing.assert_allclose(
+            p_best, alone.p_best, atol=0.15
+        )  # who is left out still says how far apart pairs are
+
+
+def test_all_pairs_have_the_chances_of_the_run_and_some_share_those_of_the_others() -> None:
+    contributions = drawn(21)
+    standings = Standings(contributions, seed=3)
+    kept = np.arange(21) < 15
+    draws = torch.cat([*draw_scores(find_scores(contributions), find_linear(contributions), seed=3)])
+
+    _, p_best = standings.among(kept)
+
+    np.testing.assert_allclose(standings.among(np.ones(21, np.bool_))[1], bootstrap(contributions, seed=3).p_best)
+    counted = torch.bincount(draws[:, :15].argmax(1), minlength=15).numpy() / len(draws)
+    np.testing.assert_allclose(p_best, counted, atol=2 / len(draws))
 
 
 def test_an_order_of_nobody_is_refused() -> None:
