@@ -56,15 +56,17 @@ The map, in the order in which data meets the modules; a line of code may import
         best            the chance of each pair to be the best
         resampling      a paired bootstrap over test images
         ranking         order, intervals, ties
+        standings       pairs compared once, the order among any of them at once
         agreement       one order held against another, and the noise ceiling
         scores          training-free scores
     record     what a run records: columns and keys
     run        what a run is on disk
+    relimit    a finished run under other limits
     candidates the encoders and pairs that the limits let through
     prepare    from what was asked to rows on disk
     grids      cached rows put together as the methods see them
-    scoring    connectors on rows: expected hits of every pair
     packing    connectors as tensors and plain records
+    scoring    connectors on rows: expected hits of every pair
     solve      the methods that were asked for, each run once and kept
     ladder     who is worth embedding further, in pure numbers
     promote    samples embedded for everyone, everything for those who could win
@@ -92,6 +94,9 @@ The map, in the order in which data meets the modules; a line of code may import
         collapse        trainings that ought to go wrong
         poster          growing zoos, and classes of scale
         promotion       samples embedded first, against everything
+        planted         a synthetic zoo whose best pairs are known
+        devices         what a search would need on accelerators
+        grid            a search over a synthetic grid of any size
         measures        which measurements there are, and what is kept of one
     use        what is made of rows and connectors when the search is over
         index           rows as a Faiss index

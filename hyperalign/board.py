@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hyperalign.align.grid import Grid, to_float
+from hyperalign.align.grid import Grid, Rows, to_float
+from hyperalign.align.solution import Solution
 from hyperalign.candidates import Candidates
 from hyperalign.embed.zoo import EncoderSpec
 from hyperalign.grids import Prepared
@@ -19,7 +20,7 @@ from hyperalign.rank.ranking import rank_pairs
 from hyperalign.rank.resampling import Contributions, bootstrap, per_image, per_picture
 from hyperalign.rank.scores import TrainingFree, cka_flops, mutual_knn_flops, training_free_scores
 from hyperalign.record import LEADERBOARD_COLUMNS, AgreementRecord
-from hyperalign.scoring import KS, retrieval, zero_shot, zero_shot_parts
+from hyperalign.scoring import KS, each_retrieval, zero_shot, zero_shot_parts
 from hyperalign.solve import Solved
 
 __all__ = ["Tested", "append_left", "compare", "evaluate", "score_without_training", "training_free_flops"]
@@ -51,8 +52,7 @@ def evaluate(
 ) -> Tested:
     """Score every pair of a method on the test items, with intervals and ranks."""
     solution, method = solved.solution, solved.method
-    found = retrieval(solution, prepared.test)
-    t2i, i2t = np.stack([hits.t2i[:, 0] for hits in found]), np.stack([hits.i2t[:, 0] for hits in found])
+    recalls, t2i, i2t = _found(solution, prepared.test)
     arrays: dict[str, NDArray[Any]] = {f"{method.stage}/t2i": _small(t2i), f"{method.stage}/i2t": _small(i2t)}
     top_1 = None
     if prepared.labels is not None:
@@ -74,7 +74,7 @@ def evaluate(
                 **_facts(candidates.images[i], candidates.texts[j], candidates.latencies),
                 "method": method.name,
                 "sides": method.sides,
-                **{name: value for name, value in recall(found[n], KS).items() if name != "score"},
+                **recalls[n],
                 "zero_shot_top_1": np.nan if top_1 is None else 100 * float(top_1[n].mean(dtype=np.float64)),
                 "cka": np.nan if free is None else float(free.cka[i, j]),
                 "mutual_knn": np.nan if free is None else float(free.mutual_knn[i, j]),
@@ -109,6 +109,16 @@ def append_left(table: pd.DataFrame, left: Sequence[Left], candidates: Candidate
         row |= {"validation_score": one.score}
         rows.append(row)
     return pd.DataFrame(rows, columns=list(LEADERBOARD_COLUMNS))
+
+
+def _found(solution: Solution, grid: Grid) -> tuple[list[dict[str, float]], NDArray[np.float32], NDArray[np.float32]]:
+    """Recalls of every pair, and the hits at 1, (P, n_captions) and (P, n_images); other depths are not kept."""
+    n_pairs, recalls = len(solution.pairs), []
+    t2i, i2t = (np.empty((n_pairs, n), np.float32) for n in (grid.n_captions, grid.n_images))
+    for n, hits in enumerate(each_retrieval(solution, grid)):
+        t2i[n], i2t[n] = hits.t2i[:, 0], hits.i2t[:, 0]
+        recalls.append({name: value for name, value in recall(hits, KS).items() if name != "score"})
+    return recalls, t2i, i2t
 
 
 def compare(tested: Sequence[Tested], *, n_pairs: int, seed: int) -> list[AgreementRecord]:
@@ -146,14 +156,26 @@ def score_without_training(grid: Grid) -> tuple[TrainingFree, int]:
     last = np.searchsorted(grid.owner, items, side="right")
     captions = np.concatenate([np.arange(a, b) for a, b in zip(first, last, strict=True)])
     which = np.repeat(np.arange(len(items)), last - first)
-    images = [to_float(rows[items]).nan_to_num(0.0, 0.0, 0.0).numpy() for rows in grid.images]
     texts = []
     for rows in grid.texts:
         values = to_float(rows[captions]).nan_to_num(0.0, 0.0, 0.0).numpy()
         total = np.zeros((len(items), values.shape[1]), np.float32)
         np.add.at(total, which, values)
         texts.append(total / (last - first)[:, None])
-    return training_free_scores(images, texts), training_free_flops(grid)
+    return training_free_scores(_Opened(grid.images, items), texts), training_free_flops(grid)
+
+
+class _Opened(Sequence[NDArray[np.float32]]):
+    """Some items of each table, read when a table's turn comes: those of 300 encoders are a gigabyte."""
+
+    def __init__(self, tables: Sequence[Rows], items: NDArray[np.int64]) -> None:
+        self.tables, self.items = tables, items
+
+    def __len__(self) -> int:
+        return len(self.tables)
+
+    def __getitem__(self, k: Any) -> Any:
+        return to_float(self.tables[k][self.items]).nan_to_num(0.0, 0.0, 0.0).numpy()
 
 
 def training_free_flops(grid: Grid) -> int:

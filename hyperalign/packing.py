@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from hyperalign.align.canonical import Canonical
 from hyperalign.align.grid import PairIndex
@@ -74,14 +75,19 @@ def unpack(tensors: Mapping[str, NDArray[Any]], record: Mapping[str, Any]) -> So
         method=record["method"],
         sides=record["sides"],
         pairs=pairs,
-        weights=[torch.from_numpy(np.array(tensors[f"pair/{i}/{j}/weight"])) for i, j in pairs],
-        biases=[torch.from_numpy(np.array(tensors[f"pair/{i}/{j}/bias"])) for i, j in pairs],
+        weights=[_tensor(tensors[f"pair/{i}/{j}/weight"]) for i, j in pairs],
+        biases=[_tensor(tensors[f"pair/{i}/{j}/bias"]) for i, j in pairs],
         images=[_whitening(tensors, f"image/{k}", given) for k, given in enumerate(record["images"])],
         texts=[_whitening(tensors, f"text/{k}", given) for k, given in enumerate(record["texts"])],
         fits=[_fit(given) for given in record["fits"]],
         setup_flops=record["setup_flops"],
         emit_flops=record["emit_flops"],
     )
+
+
+def _tensor(array: NDArray[Any]) -> Tensor:
+    """The array as a tensor on the same memory; a read-only one is copied, for torch warns of those."""
+    return torch.from_numpy(np.require(array, requirements="W"))
 
 
 def _whitening_record(canonical: Canonical | None) -> dict[str, Any] | None:
@@ -91,9 +97,7 @@ def _whitening_record(canonical: Canonical | None) -> dict[str, Any] | None:
 def _whitening(tensors: Mapping[str, NDArray[Any]], name: str, given: Mapping[str, Any] | None) -> Canonical | None:
     if given is None:
         return None
-    mean, projection, features = (
-        torch.from_numpy(np.array(tensors[f"{name}/{part}"])) for part in ("mean", "projection", "features")
-    )
+    mean, projection, features = (_tensor(tensors[f"{name}/{part}"]) for part in ("mean", "projection", "features"))
     return Canonical(mean, projection, features, int(given["width"]), bool(given["normalise"]))
 
 

@@ -22,7 +22,7 @@ from hyperalign.machine import measure_matmul, n_cores, peak_bytes
 from hyperalign.prepare import Job, count_missing, recall_rate
 from hyperalign.promote import count_items, draw_samples, find_prices, is_worthwhile, most_flops
 from hyperalign.request import SearchConfig
-from hyperalign.scoring import first_captions, scoring_flops, zero_shot_flops, zero_shot_parts
+from hyperalign.scoring import scoring_flops, watch_flops, zero_shot_flops, zero_shot_parts
 from hyperalign.search import Asked, ask
 from hyperalign.solve import Method, pairs_in_words
 
@@ -258,8 +258,6 @@ class _Drawing:
         what += f", {cost.n_steps:,} steps" if cost.n_steps else ", emission alone"
         what += ", at most" if stage == "verification" else ""
         seconds = self._seconds("training", cost.train_flops) + self._seconds("optimiser", cost.optimiser_flops)
-        looks = cost.n_looks * scoring_flops(cost.solution, first_captions(self.val))
-        seconds += self._seconds("validation", looks)
         disk = _solution_bytes(cost.solution)
         steps = [self._step(stage, method.label, what, cost.train_flops, seconds, self._held(cost), disk=disk)]
         if cost.n_steps:
@@ -272,10 +270,11 @@ class _Drawing:
             flops = zero_shot_flops(cost.solution, self.labels, zero_shot_parts(self.labels)[0])
         else:
             flops = scoring_flops(cost.solution, self.val)
-        seconds, what = self._seconds("validation", flops), "all captions once"
+        what = "all captions once"
         if cost.n_looks:
-            flops += cost.n_looks * scoring_flops(cost.solution, first_captions(self.val))
+            flops += cost.n_looks * watch_flops(cost.solution, self.val)
             what += f", and {cost.n_looks} looks with one each"
+        seconds = self._seconds("validation", flops)
         return self._step("validation", method.label, what, flops, seconds, _scoring_bytes(cost.solution, self.val))
 
     def _held(self, cost: Forecast) -> int:

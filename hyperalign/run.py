@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,8 +20,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from safetensors.numpy import load as unpack_tensors
-from safetensors.numpy import save as pack_tensors
+from safetensors.numpy import load_file, save_file
 
 from hyperalign.ledger import Line
 from hyperalign.machine import find_commits, find_hardware, find_versions
@@ -166,9 +166,10 @@ def write_ledger(run: Path, lines: Iterable[Line]) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, ArrayLike]) -> None:
-    """Write arrays, or tensors on the CPU, as safetensors."""
+    """Write arrays, or tensors on the CPU, as safetensors; straight to the file, for they may be half of the memory."""
     arrays = {name: np.ascontiguousarray(np.asarray(tensor)) for name, tensor in tensors.items()}
-    write_whole(path, pack_tensors(arrays))
+    with _drafted(path) as draft:
+        save_file(arrays, draft)
 
 
 def log_event(run: Path, event: str, **facts: Any) -> None:
@@ -192,7 +193,7 @@ def load_stage(run: Path, name: str) -> Stage | None:
     record = run / "stages" / f"{name}.json"
     if not record.is_file():
         return None
-    tensors = unpack_tensors(record.with_suffix(".safetensors").read_bytes())
+    tensors = load_file(record.with_suffix(".safetensors"))
     return Stage(tensors, json.loads(record.read_text(encoding="utf-8")))
 
 
@@ -259,7 +260,7 @@ def load_tensors(path: Path) -> dict[str, NDArray[Any]]:
     """Read `connectors.safetensors` or `hits.safetensors` of a run."""
     if not path.is_file():
         raise FileNotFoundError(f"the run {path.parent} has no {path.name}; it must be made again")
-    return cast(dict[str, NDArray[Any]], unpack_tensors(path.read_bytes()))
+    return cast(dict[str, NDArray[Any]], load_file(path))
 
 
 def find_unfinished(out: Path, *, pid: int) -> Path | None:
@@ -313,11 +314,17 @@ def _slug(label: str) -> str:
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file whole or not at all."""
+    with _drafted(path) as draft:
+        draft.write_bytes(data)
+
+
+@contextmanager
+def _drafted(path: Path) -> Iterator[Path]:
+    """A path to write a file at; it is flushed to the disk and takes its name when all of it is there."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with draft.open("wb") as file:
-            file.write(data)
-            file.flush()
+        yield draft
+        with draft.open("rb+") as file:
             os.fsync(file.fileno())
         draft.replace(path)
     finally:

@@ -30,10 +30,12 @@ from hyperalign.packing import join, pack, restrict, unpack
 from hyperalign.rank.metrics import recall
 from hyperalign.run import load_stage, log_event, save_stage
 from hyperalign.scoring import (
+    each_retrieval,
     first_captions,
     mean_score,
-    retrieval,
     scoring_flops,
+    watch_flops,
+    watched,
     zero_shot,
     zero_shot_flops,
     zero_shot_parts,
@@ -42,6 +44,8 @@ from hyperalign.scoring import (
 __all__ = ["Method", "Recipe", "Solved", "Workbench", "choose_by", "pairs_in_words", "solve", "verify"]
 
 Progress = Callable[[str, int, int], None]
+
+_SECONDS = ("seconds", "watch_seconds", "setup_seconds")  # of `_Made`, kept with a stage
 
 
 class Method(NamedTuple):
@@ -128,6 +132,7 @@ class Workbench:
         self.prepared, self.pairs, self.recipe = prepared, list(pairs), recipe
         self.run, self.task, self.progress, self.should_stop = run, task, progress, should_stop
         self.setup_seconds = 0.0
+        self.watch_seconds = 0.0
         self.setup_owner: Method | None = None
         self._canonical: CanonicalGrid | None = None
 
@@ -142,19 +147,33 @@ class Workbench:
             self.progress("canonical coordinates", 1, 1)
         return self._canonical
 
+    def watch(self) -> Callable[[Solution], float]:
+        """How a training is watched: the mean score on validation, one caption each, its time kept apart."""
+        grid, pairs = first_captions(self.prepared.val), watched(self.pairs)
+
+        def look(solution: Solution) -> float:
+            start = time.perf_counter()
+            score = mean_score(restrict(solution, pairs), grid)
+            self.watch_seconds += time.perf_counter() - start
+            return score
+
+        return look
+
 
 class _Made(NamedTuple):
     """A solution as it was made, now or in an earlier part of the run.
 
     Attributes:
         solution: The connectors.
-        seconds: Of the training, the set-up not in it.
+        seconds: Of the training, the set-up and the looks at validation not in it.
+        watch_seconds: Of the looks.
         setup_seconds: Of the set-up; 0 where it was not needed.
         stopped: Whether the time was up before it was finished; such a solution is not kept.
     """
 
     solution: Solution
     seconds: float
+    watch_seconds: float
     setup_seconds: float
     stopped: bool
 
@@ -170,8 +189,9 @@ def solve(method: Method, bench: Workbench) -> Solved:
         return Solved(method=method, solution=made.solution, validation=np.empty(0), lines=[], stopped=True)
     start = time.perf_counter()
     scores = choose_by(made.solution, bench)
+    seconds = time.perf_counter() - start + made.watch_seconds
     lines = [*_setup_lines(method, made, bench), *_training_lines("training", method, made)]
-    lines.append(_validation_line(method, made.solution, time.perf_counter() - start, bench))
+    lines.append(_validation_line(method, made.solution, seconds, bench))
     return Solved(method=method, solution=made.solution, validation=scores, lines=lines, stopped=made.stopped)
 
 
@@ -196,7 +216,7 @@ def choose_by(solution: Solution, bench: Workbench) -> NDArray[np.float64]:
         assert labels is not None, "the task was checked when the data was opened"
         found = zero_shot(solution, labels, zero_shot_parts(labels)[0])
         return np.array([100 * hits.mean(dtype=np.float64) for hits in found])
-    return np.array([recall(hits, (1,))["score"] for hits in retrieval(solution, bench.prepared.val, ks=(1,))])
+    return np.array([recall(hits, (1,))["score"] for hits in each_retrieval(solution, bench.prepared.val, ks=(1,))])
 
 
 def _kept(bench: Workbench, name: str, pairs: Sequence[PairIndex], make: Callable[[], Solution]) -> _Made:
@@ -205,17 +225,19 @@ def _kept(bench: Workbench, name: str, pairs: Sequence[PairIndex], make: Callabl
     if kept is not None:
         record = kept.record
         solution = unpack(kept.tensors, record["solution"])
-        return _Made(solution, record["seconds"], record["setup_seconds"], stopped=False)
-    start, before = time.perf_counter(), bench.setup_seconds
+        times = {part: float(record[part]) for part in _SECONDS}
+        return _Made(solution, **times, stopped=False)
+    start, before = time.perf_counter(), (bench.watch_seconds, bench.setup_seconds)
     solution = make()
-    seconds = time.perf_counter() - start - (bench.setup_seconds - before)
+    watch_seconds = bench.watch_seconds - before[0]
+    seconds = time.perf_counter() - start - watch_seconds - (bench.setup_seconds - before[1])
     stopped = len(solution.pairs) < len(pairs) or any(fit.stopped for fit in solution.fits)
-    made = _Made(solution, seconds, bench.setup_seconds if solution.setup_flops else 0.0, stopped)
+    made = _Made(solution, seconds, watch_seconds, bench.setup_seconds if solution.setup_flops else 0.0, stopped)
     _log_training(bench.run, name, solution)
     if not made.stopped:
         tensors, record = pack(solution)
-        record = {"solution": record, "seconds": seconds, "setup_seconds": made.setup_seconds}
-        save_stage(bench.run, name, tensors=tensors, record=record)
+        times = {part: getattr(made, part) for part in _SECONDS}
+        save_stage(bench.run, name, tensors=tensors, record={"solution": record, **times})
     return made
 
 
@@ -271,10 +293,11 @@ def _validation_line(method: Method, solution: Solution, seconds: float, bench: 
         )
     else:
         flops, what = scoring_flops(solution, bench.prepared.val), "all captions once"
-    watched = sum(look.validation == look.validation for fit in solution.fits for look in fit.looks)
-    if watched:
-        flops += watched * scoring_flops(solution, first_captions(bench.prepared.val))
-        what += f", one caption each {watched} times while training"
+    n_looks = sum(look.validation == look.validation for fit in solution.fits for look in fit.looks)
+    if n_looks:
+        some = pairs_in_words(len(watched(solution.pairs)))
+        flops += n_looks * watch_flops(solution, bench.prepared.val)
+        what += f", one caption each of {some} {n_looks} times while training"
     return Line("validation", method.label, what, flops, seconds, peak_bytes())
 
 
@@ -310,6 +333,7 @@ def _joined(parts: Sequence[_Made]) -> _Made:
     return _Made(
         join([part.solution for part in parts]),
         sum(part.seconds for part in parts),
+        sum(part.watch_seconds for part in parts),
         max(part.setup_seconds for part in parts),
         any(part.stopped for part in parts),
     )
@@ -330,12 +354,11 @@ def _closed_form(method: Method, bench: Workbench) -> Solution:
 
 
 def _residual(method: Method, bench: Workbench) -> Solution:
-    watch = first_captions(bench.prepared.val)
     return solve_residual(
         bench.prepared.train,
         bench.canonical,
         replace(bench.recipe.residual, seed=method.seed),
-        validate=lambda solution: mean_score(restrict(solution, bench.pairs), watch),
+        validate=bench.watch(),
         progress=lambda done, total: bench.progress("hypernetwork, steps", done, total),
         should_stop=bench.should_stop,
     )

@@ -393,6 +393,14 @@ def test_the_page_is_drawn_again(run_command: Callable[..., Said], finished_run:
     assert (finished_run.path / "report.html").read_text().startswith("<!doctype html>")
 
 
+def test_a_limit_on_a_run_without_hits_is_one_sentence(run_command: Callable[..., Said], finished_run: Run) -> None:
+    said = run_command("report", str(finished_run.path), "--budget", "30M")
+
+    assert said.status == 2
+    assert "hits.safetensors" in said.err
+    assert said.out == ""
+
+
 def test_a_run_cut_short_has_no_page_and_says_why(run_command: Callable[..., Said], tmp_path: Path) -> None:
     run = create_run(tmp_path, label="cut", configuration={})
 

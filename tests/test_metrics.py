@@ -14,6 +14,7 @@ from torch.nn.functional import normalize
 
 from hyperalign.rank.metrics import (
     Hits,
+    first_hits,
     group_accuracy,
     hits_from_embeddings,
     nearest,
@@ -53,6 +54,33 @@ def test_the_place_of_the_right_item_decides_which_cut_offs_it_meets() -> None:
 
     assert hits.t2i.tolist() == [[0, 0, 1], [1, 1, 1], [1, 1, 1]]
     assert hits.i2t.tolist() == [[1, 1, 1]] * 3
+
+
+@pytest.mark.parametrize("n_values", [2, 5, 10_000])
+def test_one_look_gives_the_hits_that_counting_gives(n_values: int) -> None:
+    """Few different values make ties of every kind: among the right, among the wrong, and between them."""
+    generator = torch.Generator().manual_seed(n_values)
+    for _ in range(20):
+        similarity = torch.randint(n_values, (30, 6), generator=generator).float()
+
+        counted = retrieval_hits(lambda i, j, s=similarity: s[i:j], FIVE_EACH, 6, ks=(1,))  # type: ignore[misc]
+        found = first_hits(similarity.clone(), torch.from_numpy(FIVE_EACH))
+
+        assert found is not None
+        np.testing.assert_allclose(found.t2i, counted.t2i, rtol=1e-6)
+        np.testing.assert_allclose(found.i2t, counted.i2t, rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_one_look_is_not_enough_where_a_value_is_not_finite(value: float) -> None:
+    similarity = torch.rand(30, 6, generator=torch.Generator().manual_seed(0))
+    similarity[7, 1] = value  # its own image
+    wrong = similarity.clone()
+    wrong[7, 1], wrong[7, 4] = 0.5, value
+
+    assert first_hits(similarity, torch.from_numpy(FIVE_EACH)) is None
+    assert value == -torch.inf or first_hits(wrong, torch.from_numpy(FIVE_EACH)) is None
+    assert first_hits(torch.rand(3, 1), torch.zeros(3, dtype=torch.long)) is None
 
 
 def test_equal_similarities_give_every_query_its_chance() -> None:

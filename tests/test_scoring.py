@@ -22,6 +22,8 @@ from hyperalign.scoring import (
     mean_score,
     retrieval,
     scoring_flops,
+    watch_flops,
+    watched,
     zero_shot,
     zero_shot_flops,
     zero_shot_parts,
@@ -250,3 +252,27 @@ def test_zero_shot_costs_what_the_counter_sees(kind: str) -> None:
         zero_shot(solution, labels, part)
 
     assert zero_shot_flops(solution, labels, part) == counter.get_total_flops() > 0
+
+
+def test_the_short_way_at_1_gives_the_numbers_of_the_long_one() -> None:
+    grid = plant(40, items=3, n_captions=2)
+    for solution in solutions(plant(40, n_captions=2)).values():
+        for short, long in zip(retrieval(solution, grid, ks=(1,)), retrieval(solution, grid), strict=True):
+            np.testing.assert_array_equal(short.t2i[:, 0], long.t2i[:, 0])
+            np.testing.assert_array_equal(short.i2t[:, 0], long.i2t[:, 0])
+
+
+def test_a_large_grid_is_watched_by_some_of_its_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = [(i, j) for i in range(300) for j in range(30)]
+
+    some = watched(pairs)
+
+    assert len(set(some)) == 512
+    assert {i for i, _ in some} == set(range(300))
+    assert {j for _, j in some} == set(range(30))
+    assert watched(pairs[:512]) == pairs[:512]
+    grid = plant(40, n_captions=2)
+    solution = solutions(grid)["both"]
+    every = watch_flops(solution, grid)
+    monkeypatch.setattr(scoring, "WATCHED_PAIRS", 2)
+    assert watch_flops(solution, grid) < every / 2

@@ -8,7 +8,7 @@ from hyperalign.bench.sheet import Say
 from hyperalign.forecast import forecast
 from hyperalign.machine import measure_matmul
 from hyperalign.plan import estimate_seconds
-from hyperalign.scoring import first_captions, scoring_flops, zero_shot_flops, zero_shot_parts
+from hyperalign.scoring import scoring_flops, watch_flops, zero_shot_flops, zero_shot_parts
 from hyperalign.solve import Method, Recipe
 
 __all__ = ["Cost", "announce", "foresee"]
@@ -37,7 +37,7 @@ def foresee(opened: Opened, method: Method, recipe: Recipe, *, task: str = "retr
         flops += zero_shot_flops(cost.solution, prepared.labels, zero_shot_parts(prepared.labels)[0])
     else:
         flops += scoring_flops(cost.solution, prepared.val)
-    flops += cost.n_looks * scoring_flops(cost.solution, first_captions(prepared.val))
+    flops += cost.n_looks * watch_flops(cost.solution, prepared.val)
     return Cost(flops, cost.optimiser_flops, cost.n_steps)
 
 

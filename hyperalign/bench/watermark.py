@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["Growth", "watched"]
+__all__ = ["Growth", "set_back", "watched"]
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -25,14 +25,14 @@ class Growth:
 @contextmanager
 def watched() -> Iterator[Growth]:
     """Watch how far resident memory rises above where it stands now, memory-mapped files included."""
-    growth, start = Growth(), _set_back()
+    growth, start = Growth(), set_back()
     yield growth
     high = _read("VmHWM")
     if start is not None and high is not None:
         growth.n_bytes = max(0, high - start)
 
 
-def _set_back() -> int | None:
+def set_back() -> int | None:
     """Give back what is free, set the high-water mark to what is left and say how much that is."""
     gc.collect()
     with suppress(OSError, AttributeError):

@@ -1,10 +1,10 @@
 """`search`, `rerun`, `embed` and `report`: a configuration in, a run on disk and its table out."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -137,12 +137,43 @@ def embed(  # noqa: PLR0913 – the signature is the list of options
     print_cache(cache_dir, json=False)
 
 
-def report(run: RunPath) -> None:
-    """Draw the page of a finished run again, from its files alone."""
+def report(  # noqa: PLR0913 – the signature is the list of options
+    ctx: typer.Context,
+    run: RunPath,
+    budget: Budget = None,
+    text_budget: TextBudget = None,
+    pair_budget: PairBudget = None,
+    max_gflops: MaxGflops = None,
+    max_latency: MaxLatency = None,
+    dim: Dim = None,
+    license: License = None,
+    json: Json = False,
+) -> None:
+    """Draw the page of a finished run again, or print its order under other limits; nothing is trained again."""
     from hyperalign.run import load_run
     from hyperalign.show.page import write_page
 
-    typer.echo(write_page(load_run(run)))
+    finished = load_run(run)
+    words = {name: value for name, value in given(ctx).items() if name not in ("run", "json")}
+    if words:
+        finished = _under(finished, words)
+    if json:
+        print_json(finished.document())
+    elif words:
+        from hyperalign.show.table import render_order
+
+        console = stdout()
+        console.print(render_order(finished, width=console.width))
+    else:
+        typer.echo(write_page(finished))
+
+
+def _under(run: "Run", words: Mapping[str, Any]) -> "Run":
+    """A finished run under the limits that were typed."""
+    from hyperalign.config import place_words
+    from hyperalign.relimit import open_run
+
+    return open_run(run).as_run(from_record(place_words(words)).limits)
 
 
 def _run_search(wanted: "SearchConfig", *, cache_dir: Path, out: Path, resume: Path | None, json: bool) -> "Run":

@@ -17,6 +17,7 @@ Sources: Efron & Morris 1975, J. Am. Stat. Assoc. 70, 311–319 (shrinkage from 
 Can. J. Stat. 27, 567–578 (uniform shrinkage prior); Ledoit & Wolf 2004, J. Multivar. Anal. 88, 365–411 (V).
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["chance_of_best"]
+__all__ = ["chance_of_best", "draw_scores", "wins_of"]
 
 _SPREADS = np.geomspace(1e-3, 1e5, 65)  # τ² that are tried, in units of the average noise
 _LEAST_NOISE = 1e-6  # of the average: two pairs with the same hits are told apart by a coin
@@ -59,24 +60,40 @@ def chance_of_best(
     Returns:
         (P,) that sums to 1; 1 / P each for P pairs with the same hits.
     """
+    wins = torch.zeros(len(score), dtype=torch.float64)
+    for draws in draw_scores(score, rows, n_draws=n_draws, seed=seed):
+        wins += wins_of(draws)
+    return np.asarray((wins / wins.sum()).numpy())
+
+
+def wins_of(draws: Tensor) -> Tensor:
+    """(P,) float64, in how many draws (n, P) each pair is the best; those that tie share a draw."""
+    first = draws == draws.amax(1, keepdim=True)
+    return (first / first.sum(1, keepdim=True)).sum(0, dtype=torch.float64)
+
+
+def draw_scores(
+    score: NDArray[np.float64], rows: NDArray[np.float64], *, n_draws: int = 2_000, seed: int = 0
+) -> Iterator[Tensor]:
+    """Expected scores drawn from their posterior, some draws (n, P) at a time, up to a shift that all pairs share.
+
+    Where nothing varies from image to image there is one draw: the scores, equal where they differ by rounding alone.
+    """
     lead = score - score.mean()
     noise = _noise(rows - rows.mean(1, keepdims=True))
     if noise is None:
-        first = np.isclose(lead, lead.max(), atol=1e-6)
-        return np.asarray(first / first.sum())
+        yield torch.from_numpy(lead.round(5))[None].float()
+        return
     along = lead @ noise.ways.double().numpy()
     spreads = _SPREADS * np.mean(noise.variance)
     chance = _chance_of_spreads(spreads, noise, along, lead)
     rng = np.random.default_rng(seed)
-    wins = torch.zeros(len(score), dtype=torch.int64)
     step = max(1, _BLOCK_VALUES // len(score))
     for start in range(0, -(-n_draws // 2), step):
         count = min(step, -(-n_draws // 2) - start)
         spread = rng.choice(spreads, size=count, p=chance)
         coins = torch.from_numpy(rng.standard_normal((count, len(score)), np.float32))
-        for draws in _draws(spread, coins, noise, along, lead):
-            wins += torch.bincount(draws.argmax(1), minlength=len(score))
-    return np.asarray((wins / wins.sum()).double().numpy())
+        yield from _draws(spread, coins, noise, along, lead)
 
 
 def _noise(rows: NDArray[np.float64]) -> _Noise | None:

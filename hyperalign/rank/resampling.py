@@ -8,7 +8,7 @@ The resamples keep the gallery, another test set does not. Measured (`hyperalign
 expected score in 93 to 96 % of 8,640 test sets, whatever the score.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +21,10 @@ from hyperalign.rank.best import chance_of_best
 __all__ = [
     "Bootstrap",
     "Contributions",
+    "better_than",
     "bootstrap",
+    "find_linear",
+    "find_scores",
     "interval",
     "per_image",
     "per_picture",
@@ -104,14 +107,34 @@ def bootstrap(contributions: Contributions, *, n_boot: int = 2_000, seed: int = 
     """
     if n_boot < 2:
         raise ValueError(f"n_boot must be at least 2, got {n_boot}")
-    score = _scores(contributions)
+    score = find_scores(contributions)
     n_images, n_pairs = contributions.hits.shape[1:]
     resamples = torch.from_numpy(resample(contributions, n_boot=n_boot, seed=seed))
     variance = resamples.double().var(0).numpy() * n_images / max(1, n_images - 1)
     low, high = interval(score, variance, n_images)
-    rows = _linear(contributions)
-    better = _n_better(resamples) if n_pairs <= _EXACT_PAIRS else _n_better_normal(rows, score)
-    return Bootstrap(score, low, high, 1 + better, chance_of_best(score, rows, seed=seed))
+    rows, rank = find_linear(contributions), np.ones(n_pairs, np.int64)
+    for pairs, better in better_than(score, rows, resamples):
+        rank[pairs] += better.sum(1).numpy()
+    return Bootstrap(score, low, high, rank, chance_of_best(score, rows, seed=seed))
+
+
+def better_than(
+    score: NDArray[np.float64], rows: NDArray[np.float64], resamples: Tensor
+) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+    """Which pairs are better than each at 95 %, some pairs at a time; see `bootstrap`.
+
+    Args:
+        score: (P,)
+        rows: As `find_linear` gives them.
+        resamples: (n_boot, P) scores on resamples of the images.
+
+    Yields:
+        (B,) pairs, and (B, P) True where a pair is better than the pair of the row.
+    """
+    if len(score) <= _EXACT_PAIRS:
+        yield from _better(resamples)
+    else:
+        yield from _better_normal(rows, score)
 
 
 def resample(contributions: Contributions, *, n_boot: int = 2_000, seed: int = 0) -> NDArray[np.float32]:
@@ -166,7 +189,12 @@ def _tensor(values: NDArray[np.float32]) -> Tensor:
     return torch.from_numpy(np.require(values, requirements="W"))
 
 
-def _scores(contributions: Contributions) -> NDArray[np.float64]:
+def find_scores(contributions: Contributions) -> NDArray[np.float64]:
+    """(P,) scores in per cent on the images as they are.
+
+    Raises:
+        ValueError: If there are no pairs, images or captions, or a score is not finite.
+    """
     hits, trials = contributions
     if 0 in hits.shape or not trials.sum(1).all():
         raise ValueError(f"a ranking needs pairs, test images and captions, got hits of shape {hits.shape}")
@@ -178,16 +206,16 @@ def _scores(contributions: Contributions) -> NDArray[np.float64]:
     return scores
 
 
-def _n_better(resamples: Tensor) -> NDArray[np.int64]:
-    """How many of P pairs score higher than each in at least 95 % of the resamples (n_boot, P)."""
+def _better(resamples: Tensor) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+    """Pairs that score higher than one in at least 95 % of the resamples (n_boot, P)."""
     columns = resamples.T.contiguous()
     flags = torch.empty_like(columns)
     needed = _CONFIDENCE * columns.shape[1]
-    better = [(torch.gt(columns, column, out=flags).sum(1) >= needed).sum() for column in columns]
-    return torch.stack(better).numpy()
+    for n, column in enumerate(columns):
+        yield np.array([n]), (torch.gt(columns, column, out=flags).sum(1) >= needed)[None]
 
 
-def _linear(contributions: Contributions) -> NDArray[np.float64]:
+def find_linear(contributions: Contributions) -> NDArray[np.float64]:
     """(n_images, P) what each image adds to the error of a score; the sum of squares over images is its variance.
 
     A score is a mean of ratios; linearised, an image adds (hits − ratio · trials) / mean trials.
@@ -201,7 +229,9 @@ def _linear(contributions: Contributions) -> NDArray[np.float64]:
     return np.asarray(rows * np.sqrt(n_images / max(1, n_images - 1)))
 
 
-def _n_better_normal(linear: NDArray[np.float64], score: NDArray[np.float64]) -> NDArray[np.int64]:
+def _better_normal(
+    linear: NDArray[np.float64], score: NDArray[np.float64]
+) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
     """The same by the normal approximation, from what each image adds to the errors of the scores, (n_images, P).
 
     Only a pair with a higher score can be better, so blocks of the sorted pairs look ahead of themselves.
@@ -210,12 +240,12 @@ def _n_better_normal(linear: NDArray[np.float64], score: NDArray[np.float64]) ->
     order = np.argsort(-score, kind="stable")
     rows = torch.from_numpy(linear[:, order]).float()
     own, ordered = rows.square().sum(0), torch.from_numpy(score[order])
-    better = torch.zeros(n_pairs, dtype=torch.int64)
-    step = max(1, _BLOCK_VALUES // n_pairs)
+    places, step = torch.from_numpy(order), max(1, _BLOCK_VALUES // n_pairs)
     for start in range(0, n_pairs, step):
         stop = min(start + step, n_pairs)
         ahead = (ordered[:stop] - ordered[start:stop, None]).float()
         both = own[start:stop, None] + own[:stop]
         variance = (both - 2 * rows[:, start:stop].T @ rows[:, :stop]).clamp(min=1e-9)
-        better[start:stop] = (ahead > _Z_ONE_SIDED * variance.sqrt()).sum(1)
-    return np.asarray(better.numpy()[np.argsort(order)], dtype=np.int64)
+        better = torch.zeros(stop - start, n_pairs, dtype=torch.bool)
+        better[:, places[:stop]] = ahead > _Z_ONE_SIDED * variance.sqrt()
+        yield order[start:stop], better

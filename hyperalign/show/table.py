@@ -17,7 +17,7 @@ from hyperalign.run import Run
 from hyperalign.show.view import ABOUT_RATIOS, Board, Cost, Row, agreements, costs, draw_board, ratios, totals
 from hyperalign.show.words import NONE, clean, count, flops, points, size
 
-__all__ = ["Column", "agreement_table", "fit", "leaderboard_table", "ledger_table", "render_run"]
+__all__ = ["Column", "agreement_table", "fit", "leaderboard_table", "ledger_table", "render_order", "render_run"]
 
 N_ROWS = 15
 
@@ -39,14 +39,25 @@ def render_run(run: Run, *, width: int) -> Group:
         width: Columns of the terminal.
     """
     result = run.result
-    parts: list[RenderableType] = [Text(clean(line)) for line in result.get("counts", [])]
-    parts += ["", leaderboard_table(draw_board(run), width=width)]
-    parts += [Text(clean(line), style="bold") for line in result.get("answer", [])]
+    parts: list[RenderableType] = [render_order(run, width=width)]
     if result.get("agreement"):
         parts += ["", agreement_table(run, width=width)]
     parts += ["", ledger_table(run, width=width)]
     if notes := result.get("notes", []):
         parts += ["", *(Text(f"note: {clean(note)}") for note in notes)]
+    return Group(*parts)
+
+
+def render_order(run: Run, *, width: int) -> Group:
+    """What passed the limits, the first pairs, and which to take.
+
+    Args:
+        run: A finished run.
+        width: Columns of the terminal.
+    """
+    parts: list[RenderableType] = [Text(clean(line)) for line in run.result.get("counts", [])]
+    parts += ["", leaderboard_table(draw_board(run), width=width)]
+    parts += [Text(clean(line), style="bold") for line in run.result.get("answer", [])]
     return Group(*parts)
 
 

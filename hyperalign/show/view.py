@@ -5,10 +5,9 @@ its mean over seeds; what the ledger says is added up by method and stage.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-
-import pandas as pd
 
 from hyperalign.ledger import SEARCH_STAGES
 from hyperalign.record import AgreementRecord
@@ -122,8 +121,10 @@ def draw_board(run: Run) -> Board:
     if len(own):
         first = own.sort_values("position", kind="stable").iloc[0]
         own = own[(own["kind"] == first["kind"]) & (own["seed"] == first["seed"])]
-    others = tuple(dict.fromkeys(name for name in table["kind"] if name not in set(own["kind"])))
-    scores = table.groupby(["image_encoder", "text_encoder", "kind"])["score"].mean()
+    others = tuple(name for name in dict.fromkeys(table["kind"]) if name not in own["kind"].unique())
+    beside = table[table["kind"].isin(others)].groupby(["image_encoder", "text_encoder", "kind"])["score"].mean()
+    keys = zip(*(beside.index.get_level_values(level) for level in range(3)), strict=True)
+    scores: dict[tuple[str, ...], float] = dict(zip(keys, beside.tolist(), strict=True))
     rows = [_row(record, others, scores) for record in own.sort_values("position").to_dict("records")]
     zero_shot = run.result["configuration"].get("task") == "zero-shot"
     return Board(
@@ -188,7 +189,7 @@ def agreements(run: Run) -> list[AgreementRecord]:
     return found
 
 
-def _row(record: dict[Any, Any], others: tuple[str, ...], scores: "pd.Series[float]") -> Row:
+def _row(record: dict[Any, Any], others: tuple[str, ...], scores: Mapping[tuple[str, ...], float]) -> Row:
     pair = (record["image_encoder"], record["text_encoder"])
     return Row(
         position=int(record["position"]),
@@ -199,6 +200,6 @@ def _row(record: dict[Any, Any], others: tuple[str, ...], scores: "pd.Series[flo
         low=float(record["score_low"]),
         high=float(record["score_high"]),
         p_best=float(record["p_best"]),
-        others=tuple(float(scores.get((*pair, name), math.nan)) for name in others),
+        others=tuple(scores.get((*pair, name), math.nan) for name in others),
         facts={str(name): value for name, value in record.items()},
     )
