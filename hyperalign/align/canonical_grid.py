@@ -128,14 +128,16 @@ def setup_flops(shapes: SetupShapes) -> int:
     widths = [*s.image_features, *s.text_features]
     flops = sum(gram_flops(rows, width) for rows, width in zip((*s.image_rows, *s.text_rows), widths, strict=True))
     flops += sum(map(cholesky_flops, widths))
+    any_wide = any(width > s.rank for width in s.text_features)
+    passes = 2 if any_wide and not s.keeps else 1  # over image coordinates: wide texts' directions, then products
     targets, mixing = _mixed(n, sum(s.text_features), s.max_targets)
     flops += sum(triangular_flops(width, n) for width in s.text_features) + mixing
     for width, rank in zip(s.image_features, s.image_ranks, strict=True):
         flops += matmul_flops(width, n, targets) + triangular_flops(width, targets)
         flops += directions_flops(width, targets, rank) + triangular_flops(width, rank)
-        flops += (1 if s.keeps else 2) * matmul_flops(n, width, rank)
+        flops += passes * matmul_flops(n, width, rank)
     targets, mixing = _mixed(n, sum(s.image_ranks), s.max_targets)
-    flops += mixing if any(width > s.rank for width in s.text_features) else 0
+    flops += mixing if any_wide else 0
     for width, rank in zip(s.text_features, s.text_ranks, strict=True):
         if width > s.rank:
             flops += matmul_flops(width, n, targets) + triangular_flops(width, targets)
