@@ -95,13 +95,17 @@ class SetupShapes(NamedTuple):
     @property
     def image_ranks(self) -> list[int]:
         """Coordinates of each image encoder; texts predict no more directions than they have."""
-        most = min(self.rank, sum(self.text_features), max(self.n_images - 1, 1))
-        return [min(most, width) for width in self.image_features]
+        return [min(self._most(self.text_features), width) for width in self.image_features]
 
     @property
     def text_ranks(self) -> list[int]:
-        """Coordinates of each text encoder."""
-        return [min(self.rank, width) for width in self.text_features]
+        """Coordinates of each text encoder; of a wide one as many as images predict."""
+        most = self._most(self.image_ranks)
+        return [most if width > self.rank else width for width in self.text_features]
+
+    def _most(self, others: list[int]) -> int:
+        """Directions that the other side's coordinates can predict."""
+        return min(self.rank, sum(others), self.max_targets, max(self.n_images - 1, 1))
 
 
 def setup_shapes(grid: Grid, config: CanonicalConfig) -> SetupShapes:
@@ -351,10 +355,10 @@ def _text_projections(seen: _Seen, texts: Sequence[_Side], shapes: SetupShapes) 
             total += text.block(first, last).mT @ targets
     found = iter(sums)
     projections = []
-    for text, width in zip(texts, shapes.text_features, strict=True):
+    for text, width, rank in zip(texts, shapes.text_features, shapes.text_ranks, strict=True):
         basis = torch.eye(width)
         if width > shapes.rank:
-            basis = find_directions(_white(next(found), text.whitening), shapes.rank).basis
+            basis = find_directions(_white(next(found), text.whitening), rank).basis
         projections.append(text.whitening.project(basis))
     return projections
 
