@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from hyperalign.align.batches import FoldSampler, PairOrder, Sampler, valid_items
+from hyperalign.align.batches import FoldSampler, PairOrder, Sampler, SubgridOrder, valid_items
 
 
 def owners(counts: list[int]) -> NDArray[np.int64]:
@@ -93,6 +93,50 @@ def test_every_pair_comes_once_before_any_comes_twice(n_image: int, n_text: int,
         for pair in drawn:
             seen[pair] += 1
         assert max(seen.values()) - min(seen.values()) <= 1
+
+
+@settings(deadline=None, max_examples=50)
+@given(n_image=st.integers(1, 6), n_text=st.integers(1, 4), per_step=st.integers(1, 8), seed=st.integers(0, 3))
+def test_every_pair_of_sub_grids_comes_once_before_any_comes_twice(
+    n_image: int, n_text: int, per_step: int, seed: int
+) -> None:
+    """Of one text encoder; text encoders take turns, each once in a round."""
+    order, seen = SubgridOrder(n_image, n_text, per_step, seed), np.zeros((n_text, n_image), np.int64)
+
+    for step in range(4 * n_text):
+        images, text = order.draw()
+        assert images.tolist() == sorted(set(images.tolist()))
+        assert len(images) == min(per_step, n_image)
+        seen[text, images] += 1
+        assert seen[text].max() - seen[text].min() <= 1
+        drawn = seen.sum(1) // min(per_step, n_image)
+        assert drawn.max() - drawn.min() <= 1
+        if (step + 1) % n_text == 0:
+            assert drawn.max() == drawn.min() == (step + 1) // n_text
+
+
+def test_every_pair_of_the_grid_comes_once_in_an_epoch_of_sub_grids() -> None:
+    order = SubgridOrder(6, 3, 2, seed=0)
+
+    epochs = [[(int(i), text) for images, text in (order.draw() for _ in range(9)) for i in images] for _ in range(2)]
+
+    every = [(i, j) for i in range(6) for j in range(3)]
+    assert all(sorted(epoch) == every for epoch in epochs)
+    assert epochs[0] != epochs[1]
+
+
+def test_the_order_of_sub_grids_is_the_seed_s() -> None:
+    first, again, other = (SubgridOrder(6, 3, 2, seed) for seed in (3, 3, 4))
+
+    draws = [[(images.tolist(), text) for images, text in (o.draw() for _ in range(9))] for o in (first, again, other)]
+
+    assert draws[0] == draws[1] != draws[2]
+
+
+def test_text_encoders_do_not_all_draw_the_same_image_encoders() -> None:
+    order = SubgridOrder(8, 4, 2, seed=0)
+
+    assert len({tuple(order.draw()[0]) for _ in range(4)}) > 1
 
 
 @pytest.mark.parametrize(("image", "text", "expected"), [(True, True, None), (False, True, [[False, True]])])

@@ -1,4 +1,4 @@
-"""Canonical coordinates: white, blind to how an encoder happens to lie in its space, and unmoved by bad rows."""
+"""White rows and coordinates: known by hand, blind to how an encoder lies in its space, and unmoved by bad rows."""
 
 import math
 from typing import Any
@@ -6,17 +6,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from counting import count_seen
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from hyperalign.align import canonical as canonical_module
 from hyperalign.align.canonical import (
     Canonical,
     CanonicalConfig,
     Coordinates,
-    find_canonical,
+    Whitening,
+    add_gram,
+    centred,
     find_moments,
+    find_whitening,
     to_coordinates,
 )
 from hyperalign.align.grid import to_float
@@ -30,13 +33,21 @@ def rows_of(n: int = 200, dim: int = 6, seed: int = 0) -> NDArray[np.float32]:
     return np.asarray(rng.normal(size=(n, dim)) @ rng.normal(size=(dim, dim)) + 2, dtype=np.float32)
 
 
-def whiten(
-    rows: NDArray[Any], *, rank: int = 6, ridge: float = 1e-9, normalise: bool = False, **rest: Any
-) -> Canonical:
+def whitening_of(rows: NDArray[Any], *, ridge: float = 1e-9, normalise: bool = False, **rest: Any) -> Whitening:
     """Moments and whitening in one."""
     ok = rest.pop("ok", np.ones(len(rows), dtype=np.bool_))
-    moments = find_moments(rows, ok, normalise=normalise, **rest)
-    return find_canonical(moments, rank, ridge=ridge, normalise=normalise)
+    return find_whitening(find_moments(rows, ok, normalise=normalise, **rest), ridge=ridge, normalise=normalise)
+
+
+def white(rows: NDArray[Any], whitening: Whitening) -> Tensor:
+    """L⁻¹(z − μ) of raw rows."""
+    return whitening.whiten(centred(to_float(rows), whitening))
+
+
+def canonical_of(rows: NDArray[Any], rank: int = 6, **rest: Any) -> Canonical:
+    """All directions of white space, as coordinates."""
+    whitening = whitening_of(rows, **rest)
+    return whitening.canonical(whitening.project(torch.eye(len(whitening.mean))), rank)
 
 
 def coordinates(rows: NDArray[Any], canonical: Canonical) -> Tensor:
@@ -75,47 +86,90 @@ def test_a_large_mean_does_not_drown_the_covariance() -> None:
     np.testing.assert_allclose(moments.covariance, np.cov(rows.astype(float).T, bias=True), rtol=1e-3, atol=1e-3)
 
 
-def test_coordinates_are_white() -> None:
-    found = coordinates(rows_of(), whiten(rows_of()))
+@pytest.mark.parametrize("dim", [6, 128, 300])
+def test_a_symmetric_product_in_strips_is_the_product_above_its_diagonal(dim: int) -> None:
+    """Strips are 128 columns wide; what is there already is added to."""
+    rows, total = torch.from_numpy(rows_of(n=50, dim=dim)), torch.ones(dim, dim, dtype=torch.float64)
+
+    add_gram(total, rows)
+
+    torch.testing.assert_close(total.triu(), (rows.double().T @ rows.double() + 1).triu(), atol=1e-2, rtol=1e-5)
+
+
+def test_moments_past_a_strip_are_those_of_numpy() -> None:
+    rows = rows_of(n=400, dim=150)
+
+    found = find_moments(rows, np.ones(400, dtype=np.bool_), normalise=False).covariance
+
+    assert torch.equal(found, found.T)
+    np.testing.assert_allclose(found, np.cov(rows.astype(float).T, bias=True), rtol=1e-3, atol=1e-2)
+
+
+def test_rows_become_white() -> None:
+    found = white(rows_of(), whitening_of(rows_of()))
 
     torch.testing.assert_close(found.mean(0), torch.zeros(6), atol=1e-4, rtol=0)
     torch.testing.assert_close(found.T @ found / 200, torch.eye(6), atol=2e-3, rtol=0)
 
 
 def test_a_ridge_shrinks_a_coordinate_by_a_share_that_is_known() -> None:
-    """Two uncorrelated features of variance 4 and 1, mean 2.5: variances become λ/(λ + 0.4·2.5) = 4/5 and 1/2."""
+    """Two uncorrelated features of variance 4 and 1, mean 2.5: L is diagonal, variances become 4/(4 + 0.4·2.5), 1/2."""
     corners = np.array([[2, 1], [2, -1], [-2, 1], [-2, -1]], dtype=np.float32)
 
-    found = coordinates(corners, whiten(corners, rank=2, ridge=0.4))
+    whitening = whitening_of(corners, ridge=0.4)
 
-    torch.testing.assert_close(found.square().mean(0), torch.tensor([0.8, 0.5]))
+    torch.testing.assert_close(whitening.root, torch.diag(torch.tensor([5.0, 2.0])).sqrt())
+    torch.testing.assert_close(white(corners, whitening).square().mean(0), torch.tensor([0.8, 0.5]))
 
 
-def test_coordinates_do_not_see_rotation_nor_shift() -> None:
+def test_the_root_is_lower_triangular_and_gives_the_covariance_back() -> None:
+    """Σ + λ·mean(diag Σ)·I = L Lᵀ."""
+    moments = find_moments(rows_of(), OK, normalise=False)
+
+    root = find_whitening(moments, ridge=0.3, normalise=False).root
+
+    assert torch.equal(root, root.tril())
+    expected = moments.covariance + 0.3 * moments.covariance.diagonal().mean() * torch.eye(6)
+    torch.testing.assert_close(root @ root.T, expected.float(), atol=1e-4, rtol=1e-4)
+
+
+def test_a_projection_gives_directions_of_white_space() -> None:
+    rows, directions = rows_of(), torch.linalg.qr(torch.randn(6, 3, generator=torch.Generator().manual_seed(0))).Q
+    whitening = whitening_of(rows, ridge=0.1)
+
+    canonical = whitening.canonical(whitening.project(directions), 5)
+
+    expected = white(rows, whitening) @ directions
+    torch.testing.assert_close(coordinates(rows, canonical)[:, :3], expected, atol=1e-4, rtol=1e-4)
+    assert coordinates(rows, canonical)[:, 3:].abs().max() == 0
+    assert canonical.own_rank == 3
+
+
+def test_white_rows_do_not_see_rotation_nor_shift() -> None:
     rows = rows_of()
     rotation = np.linalg.qr(np.random.default_rng(5).normal(size=(6, 6)))[0].astype(np.float32)
     moved = rows @ rotation + np.float32(7)
 
-    first, second = coordinates(rows, whiten(rows, ridge=0.1)), coordinates(moved, whiten(moved, ridge=0.1))
+    first, second = (white(some, whitening_of(some, ridge=0.1)) for some in (rows, moved))
 
     torch.testing.assert_close(first @ first.T, second @ second.T, atol=1e-2, rtol=0)
 
 
-def test_with_unit_rows_coordinates_do_not_see_the_length_of_a_row() -> None:
+def test_white_rows_do_not_see_the_scale_of_an_encoder() -> None:
+    rows = rows_of()
+
+    first, second = (white(some, whitening_of(some, ridge=0.1)) for some in (rows, 7 * rows))
+
+    torch.testing.assert_close(first, second, atol=1e-3, rtol=1e-3)
+
+
+def test_with_unit_rows_white_rows_do_not_see_the_length_of_a_row() -> None:
     rows = rows_of()
     longer = rows * np.random.default_rng(5).uniform(0.5, 9, size=(200, 1)).astype(np.float32)
 
-    first, second = (coordinates(some, whiten(some, normalise=True, ridge=0.1)) for some in (rows, longer))
+    first, second = (white(some, whitening_of(some, normalise=True, ridge=0.1)) for some in (rows, longer))
 
-    torch.testing.assert_close(first @ first.T, second @ second.T, atol=1e-3, rtol=1e-3)
-
-
-def test_the_strongest_directions_come_first_and_the_rest_is_cut() -> None:
-    rows = np.random.default_rng(0).normal(size=(500, 3)).astype(np.float32) * np.array([1, 10, 3], dtype=np.float32)
-
-    canonical = whiten(rows, rank=2, ridge=0.5)
-
-    assert canonical.projection.abs().argmax(0).tolist() == [1, 2]
+    torch.testing.assert_close(first, second, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])
@@ -124,15 +178,16 @@ def test_unusable_rows_change_nothing(value: float) -> None:
     ok[[3, 50]] = False
     rows[[3, 50]] = value
 
-    found, expected = whiten(rows, ok=ok), whiten(np.delete(rows, [3, 50], axis=0))
+    found, expected = canonical_of(rows, ok=ok), canonical_of(np.delete(rows, [3, 50], axis=0))
 
     torch.testing.assert_close(found.projection, expected.projection)
     torch.testing.assert_close(found.mean, expected.mean)
     assert coordinates(rows, found).isfinite().all()
+    assert white(rows, whitening_of(rows, ok=ok)).isfinite().all()
 
 
 def test_an_encoder_narrower_than_the_rank_has_zeros_at_the_end() -> None:
-    canonical = whiten(rows_of(dim=6), rank=9)
+    canonical = canonical_of(rows_of(dim=6), rank=9)
 
     found = coordinates(rows_of(dim=6), canonical)
 
@@ -141,13 +196,13 @@ def test_an_encoder_narrower_than_the_rank_has_zeros_at_the_end() -> None:
     assert canonical.own_rank == 6
 
 
-def test_fewer_rows_than_features_give_one_coordinate_less_than_rows() -> None:
+def test_fewer_rows_than_features_span_one_direction_less_than_rows() -> None:
     rows = rows_of(n=5, dim=40)
 
-    canonical = whiten(rows, rank=40, ridge=0.1)
+    found = white(rows, whitening_of(rows, ridge=0.1))
 
-    assert canonical.own_rank == 4
-    assert coordinates(rows, canonical).isfinite().all()
+    assert found.isfinite().all()
+    assert torch.linalg.matrix_rank(found, rtol=1e-4) == 4
 
 
 @pytest.mark.parametrize(
@@ -160,11 +215,14 @@ def test_fewer_rows_than_features_give_one_coordinate_less_than_rows() -> None:
 )
 @pytest.mark.parametrize("normalise", [False, True])
 def test_rows_that_do_not_differ_have_coordinates_of_zero(rows: NDArray[np.float32], normalise: bool) -> None:
-    canonical = whiten(rows, rank=4, ridge=0.1, normalise=normalise)
+    whitening = whitening_of(rows, ridge=0.1, normalise=normalise)
+    canonical = canonical_of(rows, rank=4, ridge=0.1, normalise=normalise)
 
+    assert not whitening.varies
+    assert white(rows, whitening).abs().max() == 0
     assert canonical.projection.abs().max() == 0
     assert canonical.own_rank == 1  # a width must be something
-    assert coordinates(rows, canonical).abs().max() < 1e-5
+    assert coordinates(rows, canonical).abs().max() == 0
 
 
 def test_unit_rows_that_differ_by_rounding_alone_have_coordinates_of_zero() -> None:
@@ -172,13 +230,13 @@ def test_unit_rows_that_differ_by_rounding_alone_have_coordinates_of_zero() -> N
     rng = np.random.default_rng(0)
     rows = (rng.uniform(0.5, 9, size=(999, 1)) * rng.normal(size=37)).astype(np.float32)
 
-    assert coordinates(rows, whiten(rows, rank=4, ridge=0.1, normalise=True)).abs().max() == 0
+    assert coordinates(rows, canonical_of(rows, rank=37, ridge=0.1, normalise=True)).abs().max() == 0
 
 
 def test_a_width_of_one_has_one_coordinate() -> None:
     rows = np.random.default_rng(0).normal(size=(50, 1)).astype(np.float32)
 
-    found = coordinates(rows, whiten(rows, rank=3))
+    found = coordinates(rows, canonical_of(rows, rank=3))
 
     assert math.isclose(float(found[:, 0].square().mean()), 1, rel_tol=1e-4)
     assert found[:, 1:].abs().max() == 0
@@ -187,12 +245,16 @@ def test_a_width_of_one_has_one_coordinate() -> None:
 def test_of_a_wide_encoder_the_features_of_largest_variance_are_used() -> None:
     rows = rows_of(dim=5) * np.array([0.01, 5, 0.01, 3, 0.01], dtype=np.float32)
 
-    canonical = whiten(rows, rank=5, max_features=2, ridge=0.1)
+    whitening = whitening_of(rows, max_features=2, ridge=0.1)
+    canonical = canonical_of(rows, rank=5, max_features=2, ridge=0.1)
+    before = coordinates(rows, canonical)
     rows[:, [0, 2, 4]] = 9
 
-    assert canonical.features.tolist() == [1, 3]
-    assert canonical.width == 5
-    torch.testing.assert_close(coordinates(rows, canonical)[:, :2].mean(0), torch.zeros(2), atol=1e-3, rtol=0)
+    assert canonical.features.tolist() == whitening.features.tolist() == [1, 3]
+    assert canonical.width == whitening.width == 5
+    torch.testing.assert_close(before[:, :2].mean(0), torch.zeros(2), atol=1e-3, rtol=0)
+    assert torch.equal(coordinates(rows, canonical), before)
+    torch.testing.assert_close(white(rows, whitening), before[:, :2], atol=1e-4, rtol=1e-4)
 
 
 def test_an_encoder_without_a_usable_row_is_refused() -> None:
@@ -201,33 +263,46 @@ def test_an_encoder_without_a_usable_row_is_refused() -> None:
 
 
 def test_kept_coordinates_are_those_made_when_asked_for() -> None:
-    rows, turn, index = rows_of(), torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), np.array([5, 2, 199])
-    kept, made = (Coordinates(rows, whiten(rows), keep=keep) for keep in (True, False))
+    rows, index = rows_of(), np.array([5, 2, 199])
+    made, kept = (Coordinates(rows, canonical_of(rows)) for _ in range(2))
 
-    for side in (kept, made):
-        side.turn(turn)
+    kept.keep()
+    given = Coordinates(rows, canonical_of(rows), made[0:200])
 
-    torch.testing.assert_close(kept[index], made[index], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(kept[3:9], made[3:9], atol=1e-5, rtol=1e-5)
-    assert len(kept) == 200
-    assert kept[index].shape == (3, 4)
+    for one in (kept, given):
+        torch.testing.assert_close(one[index], made[index], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(one[3:9], made[3:9], atol=1e-5, rtol=1e-5)
+        assert len(one) == 200
+        assert one[index].shape == (3, 6)
 
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_coordinates_book_what_the_counter_sees(keep: bool) -> None:
-    rows, canonical = rows_of(), whiten(rows_of(), rank=8)
+    """Kept, 200 rows once, whatever is asked for later."""
+    side = Coordinates(rows_of(), canonical_of(rows_of(), rank=8))
 
-    with FlopCounterMode(display=False) as counter:
-        side = Coordinates(rows, canonical, keep=keep)
-        side.turn(torch.ones(8, 3))
-        assert side[np.arange(5)].shape == (5, 3)
+    def use() -> None:
+        if keep:
+            side.keep()
+        assert side[np.arange(5)].shape == (5, 8)
+        side[0:3]
 
-    assert side.flops == counter.get_total_flops() > 0
+    assert count_seen(use) == side.flops == (200 if keep else 8) * 2 * 6 * 8
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("rank", 0), ("shared_rank", 0), ("n_folds", 1), ("ridge", 0.0), ("image_power", -1.0), ("max_features", -1)],
+    [
+        ("rank", 0),
+        ("n_folds", 1),
+        ("image_ridge", 0.0),
+        ("text_ridge", float("nan")),
+        ("image_power", -1.0),
+        ("max_features", -1),
+        ("max_targets", 0),
+        ("fold_bytes", -1),
+        ("store_bytes", -1),
+    ],
 )
 def test_a_configuration_that_no_run_could_use_is_refused(field: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{field} must be .* got {value}"):

@@ -98,15 +98,20 @@ def test_hits_on_disk_give_the_scores_of_the_table(grid: Run) -> None:
 
 
 def test_the_world_is_learned_by_all_that_start_from_the_closed_form(grid: Run) -> None:
-    """Chance is 100 / 20 = 5 %; the sharp encoder with exact words is the best by construction."""
-    best = grid.leaderboard[grid.leaderboard["position"] == 1].set_index(["method", "sides", "seed"])
+    """Chance is 100 / 20 = 5 %; the sharp encoder with exact words is the best by construction, the dull one the worst.
 
-    for method in METHODS:
-        if method[0] == "hypernet-sliced":
+    Where texts alone are mapped the sharp and the wide encoder are within a validation picture or two of each other,
+    so there the best need only be no worse than whoever comes first by more than the interval allows.
+    """
+    for method, rows in grid.leaderboard.groupby(["method", "sides", "seed"]):
+        if "hypernet-sliced" in method:
             continue  # ten steps are far too few for it
-        assert float(best["score"][method]) > 60
-        assert best.loc[method, "image_encoder"] == "sharp"
-        assert best.loc[method, "text_encoder"] == "words"
+        ordered = rows.sort_values("position")
+        best = ordered[(ordered["image_encoder"] == "sharp") & (ordered["text_encoder"] == "words")]
+        assert (best["score"] > 60).all()
+        assert best["rank"].tolist() == [1]
+        assert (best["position"] <= (1 if "both" in method else 2)).all()
+        assert ordered["image_encoder"].tolist()[-2:] == ["dull", "dull"]
 
 
 def test_every_method_is_held_against_both_grids_and_each_grid_against_itself(grid: Run) -> None:

@@ -96,13 +96,17 @@ class SetupShapes(NamedTuple):
     @property
     def image_ranks(self) -> list[int]:
         """Coordinates of each image encoder; texts predict no more directions than they have."""
-        most = min(self.rank, sum(self.text_features), max(self.n_images - 1, 1))
-        return [min(most, width) for width in self.image_features]
+        return [min(self._most(self.text_features), width) for width in self.image_features]
 
     @property
     def text_ranks(self) -> list[int]:
-        """Coordinates of each text encoder."""
-        return [min(self.rank, width) for width in self.text_features]
+        """Coordinates of each text encoder; of a wide one as many as images predict."""
+        most = self._most(self.image_ranks)
+        return [most if width > self.rank else width for width in self.text_features]
+
+    def _most(self, others: list[int]) -> int:
+        """Directions that the other side's coordinates can predict."""
+        return min(self.rank, sum(others), self.max_targets, max(self.n_images - 1, 1))
 
 
 def setup_shapes(grid: Grid, config: CanonicalConfig) -> SetupShapes:
@@ -129,14 +133,16 @@ def setup_flops(shapes: SetupShapes) -> int:
     widths = [*s.image_features, *s.text_features]
     flops = sum(gram_flops(rows, width) for rows, width in zip((*s.image_rows, *s.text_rows), widths, strict=True))
     flops += sum(map(cholesky_flops, widths))
+    any_wide = any(width > s.rank for width in s.text_features)
+    passes = 2 if any_wide and not s.keeps else 1  # over image coordinates: wide texts' directions, then products
     targets, mixing = _mixed(n, sum(s.text_features), s.max_targets)
     flops += sum(triangular_flops(width, n) for width in s.text_features) + mixing
     for width, rank in zip(s.image_features, s.image_ranks, strict=True):
         flops += matmul_flops(width, n, targets) + triangular_flops(width, targets)
         flops += directions_flops(width, targets, rank) + triangular_flops(width, rank)
-        flops += (1 if s.keeps else 2) * matmul_flops(n, width, rank)
+        flops += passes * matmul_flops(n, width, rank)
     targets, mixing = _mixed(n, sum(s.image_ranks), s.max_targets)
-    flops += mixing if any(width > s.rank for width in s.text_features) else 0
+    flops += mixing if any_wide else 0
     for width, rank in zip(s.text_features, s.text_ranks, strict=True):
         if width > s.rank:
             flops += matmul_flops(width, n, targets) + triangular_flops(width, targets)
@@ -349,10 +355,10 @@ def _text_projections(seen: _Seen, texts: Sequence[_Side], shapes: SetupShapes) 
             total += text.block(first, last).mT @ targets
     found = iter(sums)
     projections = []
-    for text, width in zip(texts, shapes.text_features, strict=True):
+    for text, width, rank in zip(texts, shapes.text_features, shapes.text_ranks, strict=True):
         basis = torch.eye(width)
         if width > shapes.rank:
-            basis = find_directions(_white(next(found), text.whitening), shapes.rank).basis
+            basis = find_directions(_white(next(found), text.whitening), rank).basis
         projections.append(text.whitening.project(basis))
     return projections
 

@@ -1,0 +1,100 @@
+"""A step of the residual hypernetwork: the same cosines in the cheaper order, and what they cost."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from counting import count_all
+from planted import plant, spoil
+from torch import Tensor
+
+from hyperalign.align.canonical import CanonicalConfig
+from hyperalign.align.canonical_grid import build_canonical_grid
+from hyperalign.align.hypernetwork import ResidualConfig, ResidualNetwork
+from hyperalign.align.residual import RESIDUAL, _ResidualLearner, _sides, residual_step_flops
+
+RANK, WIDTHS = 8, (5, 8)  # a text encoder narrower than the rank, and one that is not
+NETWORK = ResidualConfig(code_dim=4, hidden=(6,), transform_rank=3)
+
+
+def drawn(width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Three image encoders' rows, one text encoder's, and their connectors."""
+    generator = torch.Generator().manual_seed(0)
+    image, text, connectors = (torch.randn(*s, generator=generator) for s in ((3, 6, RANK), (6, RANK), (3, RANK, RANK)))
+    text[:, width:] = 0
+    return image.requires_grad_(), text.requires_grad_(), connectors
+
+
+def cosines(image: Tensor, text: Tensor, connectors: Tensor) -> Tensor:
+    """(P, B, B), written out plainly."""
+    return F.normalize(image, dim=2) @ F.normalize(text @ connectors.mT, dim=2).mT
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_products_of_the_two_sides_are_the_cosines_of_images_and_mapped_texts(width: int) -> None:
+    image, text, connectors = drawn(width)
+
+    left, right = _sides(image, text, connectors, width)
+
+    assert left.shape == right.shape == (3, 6, width)
+    torch.testing.assert_close(left @ right.mT, cosines(image, text, connectors), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_cosines_have_the_same_gradient_in_either_order(width: int) -> None:
+    image, text, connectors = drawn(width)
+    upstream = torch.randn(3, 6, 6, generator=torch.Generator().manual_seed(1))
+
+    left, right = _sides(image, text, connectors, width)
+    found = torch.autograd.grad(left @ right.mT, (image, text), upstream)
+    expected = torch.autograd.grad(cosines(image, text, connectors), (image, text), upstream)
+
+    torch.testing.assert_close(found[0], expected[0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found[1][:, :width], expected[1][:, :width], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_rows_of_zeros_have_cosines_of_zero_and_break_no_gradient(width: int) -> None:
+    image, text, connectors = drawn(width)
+    with torch.no_grad():
+        image[1, 2], text[4] = 0, 0
+
+    left, right = _sides(image, text, connectors, width)
+    products = left @ right.mT
+    gradients = torch.autograd.grad(products.sum(), (image, text))
+
+    assert products[1, 2].abs().max() == products[:, :, 4].abs().max() == 0
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("store_bytes", [0, 2**20])
+@pytest.mark.parametrize("tiled", [False, True])
+def test_a_step_costs_what_runs_at_both_widths(store_bytes: int, tiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if tiled:
+        monkeypatch.setattr("hyperalign.align.connectors.MAX_LOGITS", 1)
+    grid = spoil(plant(60, text_dims=(5, 14)), images={1: [3]}, texts={1: [9]})
+    canonical = build_canonical_grid(grid, CanonicalConfig(rank=RANK, n_folds=3, store_bytes=store_bytes))
+    network = ResidualNetwork(torch.ones(5, RANK) > 0, 3, NETWORK, torch.Generator().manual_seed(0))
+    learner = _ResidualLearner(grid, canonical, network, replace(RESIDUAL, batch_size=16, pairs_per_step=2))
+    sides, booked = [*canonical.images, *canonical.texts], list[int]()
+
+    def step() -> None:
+        loss, flops = learner.loss()
+        loss.backward()
+        booked.append(flops)
+
+    for _ in range(4):
+        before = sum(side.flops for side in sides)
+        found = count_all(step)
+        assert found == booked[-1] + sum(side.flops for side in sides) - before
+
+    assert canonical.widths[3:] == [5, 8]
+    assert set(booked) == {residual_step_flops(network, 16, 2, width) for width in WIDTHS}  # text encoders take turns
+
+
+def test_a_narrower_text_encoder_makes_a_cheaper_step() -> None:
+    """At the default sizes, 64 of 128 coordinates; each product of the logits costs half."""
+    network = ResidualNetwork(torch.ones(4, 128) > 0, 2, ResidualConfig(), torch.Generator().manual_seed(0))
+
+    assert residual_step_flops(network, 256, 2, 64) < residual_step_flops(network, 256, 2, 128)
