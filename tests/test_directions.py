@@ -15,7 +15,8 @@ NARROW, WIDE = 40, 200  # found by an eigendecomposition and by iteration, at ra
 def orthonormal(n: int, k: int, seed: int) -> Tensor:
     """(n, k) columns."""
     drawn = torch.randn(n, k, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return torch.linalg.qr(drawn).Q
+    basis: Tensor = torch.linalg.qr(drawn).Q
+    return basis
 
 
 def cross_of(width: int, strengths: Tensor, *, n_columns: int = 60) -> tuple[Tensor, Tensor]:

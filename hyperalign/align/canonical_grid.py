@@ -292,8 +292,8 @@ def _mixture(width: int, most: int) -> Tensor | None:
     """Random mixtures (width, most) of what directions are found from; None where all of it is used."""
     if width <= most:
         return None
-    drawn = torch.randn(width, most, generator=torch.Generator().manual_seed(0))
-    return drawn / most**0.5
+    mixtures: Tensor = torch.randn(width, most, generator=torch.Generator().manual_seed(0)) / most**0.5
+    return mixtures
 
 
 def _image_projections(
