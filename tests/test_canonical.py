@@ -210,7 +210,7 @@ def test_fewer_rows_than_features_span_one_direction_less_than_rows() -> None:
     [
         np.full((20, 4), 3.0, np.float32),
         np.ones((20, 1), np.float32),
-        rows_of(n=1),
+        rows_of(n=1, dim=4),
     ],
 )
 @pytest.mark.parametrize("normalise", [False, True])
