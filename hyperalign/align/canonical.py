@@ -129,7 +129,7 @@ def find_moments(rows: Rows, ok: NDArray[np.bool_], *, normalise: bool, max_feat
     for start in range(0, len(chosen), BLOCK):
         block = first if start == 0 else _prepared(to_float(rows[chosen[start : start + BLOCK]]), normalise)
         block = block[:, features] - shift
-        total += block.sum(0, dtype=torch.float64)
+        total += block.sum(0).double()
         add_gram(square, block)
     square = square.triu() + square.triu(1).T
     mean = total / len(chosen)
