@@ -49,6 +49,7 @@ The map, in the order in which data meets the modules; a line of code may import
         hypernetwork    networks that emit connectors
         baseline        each pair trained by itself
         residual        the default hypernetwork trained
+        adoption        one more encoder beside those that were trained together
         sliced          the poster's hypernetwork trained
     rank       connectors become an order one can trust
         metrics         retrieval and zero-shot scores
@@ -69,6 +70,7 @@ The map, in the order in which data meets the modules; a line of code may import
     forecast   what each method will cost, from shapes alone
     account    what a run says of itself
     search     the pipeline
+    adopt      one more encoder for a finished run
     plan       what a search would cost, before anything is computed
     bench      figures that a sceptic can make again
         sheet           what a measurement gives

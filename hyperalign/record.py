@@ -105,6 +105,7 @@ class Result(TypedDict, total=False):
         ratios: Cost of the baseline grid over cost of the search.
         totals: FLOPs of the search by the method that answers, `search_flops`, and of all that ran, `all_flops`.
         roofline: Best matrix product seen and what the stages achieved, FLOP/s.
+        adopted: Encoders that were added to a finished run, one record each, the latest last; not there without any.
     """
 
     name: str
@@ -127,6 +128,7 @@ class Result(TypedDict, total=False):
     ratios: list[RatioRecord]
     totals: dict[str, int]
     roofline: dict[str, Any]
+    adopted: list[dict[str, Any]]
 
 
 def to_json(value: object, *, indent: int | None = None) -> str:

@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from hyperalign.account import (
@@ -27,7 +28,7 @@ from hyperalign.embed.data import Dataset, LabelSet
 from hyperalign.grids import Prepared, note_near_duplicates, open_grids
 from hyperalign.ledger import Line
 from hyperalign.machine import measure_matmul, peak_bytes
-from hyperalign.packing import pack, restrict
+from hyperalign.packing import pack, pack_kept, restrict
 from hyperalign.prepare import Job, embedding_jobs, fill_cache, open_data
 from hyperalign.rank.ranking import answer
 from hyperalign.record import Result
@@ -46,7 +47,7 @@ from hyperalign.run import (
 from hyperalign.scoring import scoring_flops, zero_shot_flops, zero_shot_parts
 from hyperalign.solve import Solved, Workbench, pairs_in_words, solve, verify
 
-__all__ = ["METHODS", "Asked", "SearchConfig", "ask", "embed", "prepare_rows", "search"]
+__all__ = ["METHODS", "Asked", "SearchConfig", "ask", "digest_inputs", "embed", "prepare_rows", "search"]
 
 Progress = Callable[[str, int, int], None]
 Say = Callable[[str], None]
@@ -195,13 +196,18 @@ def prepare_rows(
     return replace(prepared, notes=notes), lines
 
 
+def digest_inputs(jobs: Sequence[Job]) -> str:
+    """One digest of all that a run looks at: encoders and items, in their order."""
+    return hashlib.sha256(" ".join(job.key.digest for job in jobs).encode()).hexdigest()
+
+
 def _hold_to_inputs(run: Path, jobs: Sequence[Job]) -> None:
     """Note what a run looks at; a run that is resumed must look at the same.
 
     Raises:
         ValueError: If encoders or data have changed since the run began.
     """
-    digest = hashlib.sha256(" ".join(job.key.digest for job in jobs).encode()).hexdigest()
+    digest = digest_inputs(jobs)
     known = [line["digest"] for line in read_log(run) if line.get("event") == "inputs"]
     if not known:
         log_event(run, "inputs", digest=digest)
@@ -272,5 +278,10 @@ def _write_tensors(
     }
     write_tensors(run / "connectors.safetensors", tensors)
     log_event(run, "connectors", solution={**record, "fits": []}, **names)
+    kept = best.solution.kept
+    if kept is not None:
+        n_steps = sum(fit.n_steps for fit in best.solution.fits)
+        order = {"pairs": np.array(best.solution.pairs), "n_steps": np.array([n_steps])}
+        write_tensors(run / "kept.safetensors", {**pack_kept(kept), **order})
     hits = {name: array for one in tested for name, array in one.hits.items()}
     write_tensors(run / "hits.safetensors", {**hits, "owner": prepared.test.owner})
