@@ -81,6 +81,7 @@ The map, in the order in which data meets the modules; a line of code may import
         throughput      embedding against a bare loop
         loss_memory     the loss of a large batch
         speed           all of what this machine does, in one run
+        adoption        each encoder left out and adopted
         measures        which measurements there are, and what is kept of one
     use        what is made of rows and connectors when the search is over
         index           rows as a Faiss index

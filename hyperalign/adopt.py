@@ -7,7 +7,7 @@ kept. Its ledger is what the adoption cost.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -115,7 +115,9 @@ def adopt(  # noqa: PLR0913 - what is adopted into what, and where things lie
     asked, digest = _ask(earlier, spec, beside, config, cache_dir, progress)
     prepared, embedding = prepare_rows(asked, config, cache_dir, progress, say)
     _check_items(earlier, prepared)
-    folder = create_run(out, label=f"{Path(config.data).stem} with {name}", configuration=_configuration(earlier.run))
+    folder = create_run(
+        out, label=f"{Path(config.data).stem} with {name}", configuration=earlier.run.result["configuration"]
+    )
     log_event(folder, "inputs", digest=digest)
     bench = Workbench(
         prepared,
@@ -137,6 +139,7 @@ def adopt(  # noqa: PLR0913 - what is adopted into what, and where things lie
     table = _together(earlier, tested, pairs, hits, spec, config)
     record = describe_encoders(beside, asked.jobs)[0 if spec.modality == "image" else -1]
     result = _result(earlier, spec, solved, lines, table, record, added)
+    result["notes"] += [note for note in prepared.notes if note not in result["notes"]]
     result["wall_seconds"] = round(time.perf_counter() - begin, 1)
     return finish_run(folder, result, leaderboard=table, ledger=lines).path
 
@@ -176,10 +179,6 @@ def _declares(source: str, name: str) -> bool:
     return name in {spec.name for spec in load_zoo(source)}
 
 
-def _configuration(run: Run) -> Mapping[str, Any]:
-    return run.result["configuration"]
-
-
 def _beside(earlier: _Earlier, spec: EncoderSpec, config: SearchConfig, cache_dir: Path) -> Candidates:
     """The newcomer with the encoders of the other side that the run's limits let it stand beside.
 
@@ -200,7 +199,7 @@ def _beside(earlier: _Earlier, spec: EncoderSpec, config: SearchConfig, cache_di
         texts=tuple(one for one in texts if any(pair.text is one for pair in pairs)),
         pairs=tuple(pairs),
         latencies={},
-        counts=(f"{spec.name} beside {pairs_in_words(len(pairs)).split()[0]} encoders of the other side",),
+        counts=(f"{spec.name}: {pairs_in_words(len(pairs))} with encoders of the run",),
     )
 
 

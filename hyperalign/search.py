@@ -271,7 +271,7 @@ def _write_tensors(
 ) -> None:
     """Connectors of the first pairs, and the hits that intervals and ranks are made from."""
     first = [best.solution.pairs[n] for n in (-best.validation).argsort(kind="stable")[:_KEPT]]
-    tensors, record = pack(restrict(best.solution, first))
+    tensors, record = pack(replace(restrict(best.solution, first), kept=None))
     names = {
         "images": [spec.name for spec in candidates.images],
         "texts": [spec.name for spec in candidates.texts],

@@ -143,7 +143,7 @@ def test_an_encoder_that_no_zoo_has_gets_a_near_name(folder: Path) -> None:
 def test_an_encoder_of_the_run_is_refused(folder: Path) -> None:
     run = searched(folder, "words")
 
-    with pytest.raises(ValueError, match="'words' is in .* already"):
+    with pytest.raises(ValueError, match=r"'words' is in .* already"):
         adopted(folder, run, "words", zoo="wide")
 
 
