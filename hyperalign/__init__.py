@@ -50,6 +50,7 @@ The map, in the order in which data meets the modules; a line of code may import
         hypernetwork    networks that emit connectors
         baseline        each pair trained by itself
         residual        the default hypernetwork trained
+        adoption        one more encoder beside those that were trained together
         sliced          the poster's hypernetwork trained
     rank       connectors become an order one can trust
         metrics         retrieval and zero-shot scores
@@ -75,6 +76,7 @@ The map, in the order in which data meets the modules; a line of code may import
     forecast   what each method will cost, from shapes alone
     account    what a run says of itself
     search     the pipeline
+    adopt      one more encoder for a finished run
     plan       what a search would cost, before anything is computed
     bench      figures that a sceptic can make again
         sheet           what a measurement gives
@@ -97,6 +99,7 @@ The map, in the order in which data meets the modules; a line of code may import
         planted         a synthetic zoo whose best pairs are known
         devices         what a search would need on accelerators
         grid            a search over a synthetic grid of any size
+        adoption        each encoder left out and adopted
         measures        which measurements there are, and what is kept of one
     use        what is made of rows and connectors when the search is over
         index           rows as a Faiss index

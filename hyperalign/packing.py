@@ -9,12 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hyperalign.align.canonical import Canonical
+from hyperalign.align.canonical import Canonical, Whitening
 from hyperalign.align.grid import PairIndex
-from hyperalign.align.solution import Solution
+from hyperalign.align.solution import Kept, Solution
 from hyperalign.align.train import Fit, Look
 
-__all__ = ["join", "pack", "restrict", "unpack"]
+__all__ = ["join", "pack", "pack_kept", "restrict", "unpack", "unpack_kept"]
 
 
 def restrict(solution: Solution, pairs: Iterable[PairIndex]) -> Solution:
@@ -55,6 +55,8 @@ def pack(solution: Solution) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
                 tensors[f"{side}/{k}/mean"] = canonical.mean.numpy()
                 tensors[f"{side}/{k}/projection"] = canonical.projection.numpy()
                 tensors[f"{side}/{k}/features"] = canonical.features.numpy()
+    if solution.kept is not None:
+        tensors |= {f"kept/{name}": array for name, array in pack_kept(solution.kept).items()}
     record = {
         "method": solution.method,
         "sides": solution.sides,
@@ -71,6 +73,7 @@ def pack(solution: Solution) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
 def unpack(tensors: Mapping[str, NDArray[Any]], record: Mapping[str, Any]) -> Solution:
     """What `pack` took apart."""
     pairs = [(int(i), int(j)) for i, j in record["pairs"]]
+    kept = {name.removeprefix("kept/"): array for name, array in tensors.items() if name.startswith("kept/")}
     return Solution(
         method=record["method"],
         sides=record["sides"],
@@ -82,12 +85,44 @@ def unpack(tensors: Mapping[str, NDArray[Any]], record: Mapping[str, Any]) -> So
         fits=[_fit(given) for given in record["fits"]],
         setup_flops=record["setup_flops"],
         emit_flops=record["emit_flops"],
+        kept=unpack_kept(kept) if kept else None,
     )
 
 
 def _tensor(array: NDArray[Any]) -> Tensor:
     """The array as a tensor on the same memory; a read-only one is copied, for torch warns of those."""
     return torch.from_numpy(np.require(array, requirements="W"))
+
+
+def pack_kept(kept: Kept) -> dict[str, NDArray[Any]]:
+    """What adopting starts from, as tensors: a mean and a root for each encoder, at most F² numbers of 4 bytes."""
+    tensors: dict[str, NDArray[Any]] = {"logit_scale": np.array([kept.logit_scale])}
+    for side, whitenings in (("image", kept.images), ("text", kept.texts)):
+        for k, one in enumerate(whitenings):
+            for part in _TENSORS:
+                tensors[f"{side}/{k}/{part}"] = getattr(one, part).numpy()
+            tensors[f"{side}/{k}/facts"] = np.array([getattr(one, fact) for fact in _FACTS], dtype=np.int64)
+    return tensors
+
+
+def unpack_kept(tensors: Mapping[str, NDArray[Any]]) -> Kept:
+    """What `pack_kept` took apart."""
+    sides = []
+    for side in ("image", "text"):
+        n_encoders = sum(name.startswith(f"{side}/") and name.endswith("/facts") for name in tensors)
+        sides.append([_known(tensors, f"{side}/{k}") for k in range(n_encoders)])
+    images, texts = sides
+    return Kept(images, texts, logit_scale=float(tensors["logit_scale"][0]))
+
+
+_TENSORS = ("mean", "root", "features")
+_FACTS = ("width", "normalise", "varies", "n_rows")
+
+
+def _known(tensors: Mapping[str, NDArray[Any]], name: str) -> Whitening:
+    mean, root, features = (torch.from_numpy(np.array(tensors[f"{name}/{part}"])) for part in _TENSORS)
+    width, normalise, varies, n_rows = tensors[f"{name}/facts"].tolist()
+    return Whitening(mean, root, features, width, bool(normalise), bool(varies), n_rows)
 
 
 def _whitening_record(canonical: Canonical | None) -> dict[str, Any] | None:

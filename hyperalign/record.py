@@ -108,6 +108,7 @@ class Result(TypedDict, total=False):
         totals: FLOPs of the search by the method that answers, `search_flops`, and of all that ran, `all_flops`.
         promotion: Rungs, who got everything, and what embedding cost; only where promotion ran.
         roofline: Best matrix product seen and what the stages achieved, FLOP/s.
+        adopted: Encoders that were added to a finished run, one record each, the latest last; not there without any.
     """
 
     name: str
@@ -131,6 +132,7 @@ class Result(TypedDict, total=False):
     totals: dict[str, int]
     promotion: dict[str, Any]
     roofline: dict[str, Any]
+    adopted: list[dict[str, Any]]
 
 
 def to_json(value: object, *, indent: int | None = None) -> str:

@@ -3,6 +3,10 @@
 Every file but the log is written whole, under a temporary name, and renamed; a file that is there can be trusted.
 `result.json` is written first with the status `running` and last with `finished`, so a folder tells by itself
 whether it may be shown or must be resumed. Finished stages lie under `stages/` until the run is finished.
+
+`kept.safetensors` is what adopting an encoder later starts from: for each encoder how its rows become white (at most
+1 MiB at the default width), the inverse temperature and the steps of the search, and the pairs in the order of
+`hits.safetensors`. Encoders stand in the order of `result.json`.
 """
 
 import csv
@@ -31,6 +35,7 @@ __all__ = [
     "Stage",
     "create_run",
     "earlier_seconds",
+    "find_finished",
     "find_unfinished",
     "finish_run",
     "finished_stages",
@@ -257,10 +262,22 @@ def same_table(first: Path, second: Path) -> bool:
 
 
 def load_tensors(path: Path) -> dict[str, NDArray[Any]]:
-    """Read `connectors.safetensors` or `hits.safetensors` of a run."""
+    """Read `connectors.safetensors`, `hits.safetensors` or `kept.safetensors` of a run."""
     if not path.is_file():
         raise FileNotFoundError(f"the run {path.parent} has no {path.name}; it must be made again")
     return cast(dict[str, NDArray[Any]], load_file(path))
+
+
+def find_finished(out: Path) -> Path:
+    """The newest finished run under `out`.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    finished = [path.parent for path in out.glob("*/result.json") if read_result(path.parent)["status"] == "finished"]
+    if not finished:
+        raise FileNotFoundError(f"no finished run in {out}; search first, or give its folder with --run")
+    return max(finished, key=lambda run: (read_result(run)["started"], run.name))
 
 
 def find_unfinished(out: Path, *, pid: int) -> Path | None:

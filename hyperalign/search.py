@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from hyperalign.account import (
@@ -30,7 +31,7 @@ from hyperalign.grids import Prepared, note_near_duplicates, open_grids
 from hyperalign.ladder import Ladder
 from hyperalign.ledger import Line
 from hyperalign.machine import measure_matmul, peak_bytes
-from hyperalign.packing import pack, restrict
+from hyperalign.packing import pack, pack_kept, restrict
 from hyperalign.prepare import Job, embedding_jobs, fill_cache, open_data
 from hyperalign.promote import is_worthwhile, narrow, promote, promotion_record, saved_in_words
 from hyperalign.rank.ranking import answer
@@ -50,7 +51,17 @@ from hyperalign.run import (
 from hyperalign.scoring import scoring_flops, zero_shot_flops, zero_shot_parts
 from hyperalign.solve import Solved, Workbench, pairs_in_words, solve, verify
 
-__all__ = ["METHODS", "Asked", "Promoted", "SearchConfig", "ask", "embed", "prepare_rows", "search"]
+__all__ = [
+    "METHODS",
+    "Asked",
+    "Promoted",
+    "SearchConfig",
+    "ask",
+    "digest_inputs",
+    "embed",
+    "prepare_rows",
+    "search",
+]
 
 Progress = Callable[[str, int, int], None]
 Say = Callable[[str], None]
@@ -265,13 +276,18 @@ def prepare_rows(
     return replace(prepared, notes=notes), lines
 
 
+def digest_inputs(jobs: Sequence[Job]) -> str:
+    """One digest of all that a run looks at: encoders and items, in their order."""
+    return hashlib.sha256(" ".join(job.key.digest for job in jobs).encode()).hexdigest()
+
+
 def _hold_to_inputs(run: Path, jobs: Sequence[Job]) -> None:
     """Note what a run looks at; a run that is resumed must look at the same.
 
     Raises:
         ValueError: If encoders or data have changed since the run began.
     """
-    digest = hashlib.sha256(" ".join(job.key.digest for job in jobs).encode()).hexdigest()
+    digest = digest_inputs(jobs)
     known = [line["digest"] for line in read_log(run) if line.get("event") == "inputs"]
     if not known:
         log_event(run, "inputs", digest=digest)
@@ -336,12 +352,17 @@ def _write_tensors(
 ) -> None:
     """Connectors of the first pairs, and the hits that intervals and ranks are made from."""
     first = [best.solution.pairs[n] for n in (-best.validation).argsort(kind="stable")[:_KEPT]]
-    tensors, record = pack(restrict(best.solution, first))
+    tensors, record = pack(replace(restrict(best.solution, first), kept=None))
     names = {
         "images": [spec.name for spec in candidates.images],
         "texts": [spec.name for spec in candidates.texts],
     }
     write_tensors(run / "connectors.safetensors", tensors)
     log_event(run, "connectors", solution={**record, "fits": []}, **names)
+    kept = best.solution.kept
+    if kept is not None:
+        n_steps = sum(fit.n_steps for fit in best.solution.fits)
+        order = {"pairs": np.array(best.solution.pairs), "n_steps": np.array([n_steps])}
+        write_tensors(run / "kept.safetensors", {**pack_kept(kept), **order})
     hits = {name: array for one in tested for name, array in one.hits.items()}
     write_tensors(run / "hits.safetensors", {**hits, "owner": prepared.test.owner})

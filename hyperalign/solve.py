@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from hyperalign.align.adoption import adopt, meet, welcome
 from hyperalign.align.baseline import solve_ape
 from hyperalign.align.canonical import CanonicalConfig
 from hyperalign.align.canonical_grid import CanonicalGrid, build_canonical_grid
@@ -21,7 +22,7 @@ from hyperalign.align.closed_form import solve_closed_form
 from hyperalign.align.grid import PairIndex
 from hyperalign.align.residual import solve_residual
 from hyperalign.align.sliced import solve_sliced
-from hyperalign.align.solution import Solution
+from hyperalign.align.solution import Kept, Solution
 from hyperalign.align.train import TrainConfig
 from hyperalign.grids import Prepared
 from hyperalign.ledger import Line
@@ -41,7 +42,17 @@ from hyperalign.scoring import (
     zero_shot_parts,
 )
 
-__all__ = ["Method", "Recipe", "Solved", "Workbench", "choose_by", "pairs_in_words", "solve", "verify"]
+__all__ = [
+    "Method",
+    "Recipe",
+    "Solved",
+    "Workbench",
+    "choose_by",
+    "pairs_in_words",
+    "solve",
+    "solve_newcomer",
+    "verify",
+]
 
 Progress = Callable[[str, int, int], None]
 
@@ -187,6 +198,46 @@ def solve(method: Method, bench: Workbench) -> Solved:
         made = _kept(bench, method.stage, bench.pairs, lambda: restrict(make(), bench.pairs))
     if not made.solution.pairs:
         return Solved(method=method, solution=made.solution, validation=np.empty(0), lines=[], stopped=True)
+    return _validated(method, made, bench)
+
+
+def solve_newcomer(method: Method, bench: Workbench, side: str, kept: Kept, n_steps: int) -> Solved:
+    """Connectors of an encoder that a finished search did not know.
+
+    Args:
+        method: The hypernetwork of that search.
+        bench: Rows of the newcomer, alone on its side, and of its partners.
+        side: The newcomer's: "image" or "text".
+        kept: What the search has left, of the partners alone on their side.
+        n_steps: Optimiser steps that it took.
+
+    Returns:
+        Its pairs; `solution.kept` has the newcomer behind the others of its side.
+    """
+    start, train = time.perf_counter(), bench.prepared.train
+    met = meet(train, side, kept, bench.recipe.canonical)
+    between, watch = time.perf_counter(), first_captions(bench.prepared.val)
+    solution = adopt(
+        train,
+        side,
+        met,
+        kept,
+        replace(bench.recipe.residual, seed=method.seed),
+        n_steps=n_steps,
+        validate=lambda found: mean_score(found, watch),
+        progress=lambda done, total: bench.progress("adoption, steps", done, total),
+        should_stop=bench.should_stop,
+    )
+    _log_training(bench.run, "adoption", solution)
+    seconds, setup_seconds = time.perf_counter() - between, between - start
+    looking = sum(fit.look_seconds for fit in solution.fits)
+    welcomed = replace(solution, kept=welcome(kept, side, met))
+    made = _Made(welcomed, seconds - looking, looking, setup_seconds, stopped=False)
+    return _validated(method, made, bench)
+
+
+def _validated(method: Method, made: _Made, bench: Workbench) -> Solved:
+    """A method that has finished, scored on validation and booked."""
     start = time.perf_counter()
     scores = choose_by(made.solution, bench)
     seconds = time.perf_counter() - start + made.watch_seconds

@@ -34,6 +34,8 @@ from hyperalign.align.directions import directions_flops, find_directions
 from hyperalign.align.grid import BLOCK, Grid, Rows, check_pictures, to_float
 from hyperalign.ledger import cholesky_flops, gram_flops, matmul_flops, triangular_flops
 
+Known = Sequence[Whitening | None] | None  # of each encoder, image encoders first; None where there is none yet
+
 
 class CanonicalGrid(NamedTuple):
     """A grid in canonical coordinates, with the closed-form connector of every pair.
@@ -46,6 +48,7 @@ class CanonicalGrid(NamedTuple):
         flops: FLOPs of the set-up: moments, decompositions, projections, cross-products.
         keeps: Whether coordinates of the whole grid fit the memory that was allowed.
         stacked: (N, n_images, R), what `images` keep, as one; None where they keep nothing.
+        whitenings: How the rows of each encoder become white, image encoders first.
     """
 
     images: list[Coordinates]
@@ -55,6 +58,7 @@ class CanonicalGrid(NamedTuple):
     flops: int
     keeps: bool
     stacked: Tensor | None
+    whitenings: list[Whitening]
 
     @property
     def widths(self) -> list[int]:
@@ -127,12 +131,12 @@ def setup_shapes(grid: Grid, config: CanonicalConfig) -> SetupShapes:
     )
 
 
-def setup_flops(shapes: SetupShapes) -> int:
+def setup_flops(shapes: SetupShapes, known: Known = None) -> int:
     """FLOPs of `build_canonical_grid`."""
     s, n = shapes, shapes.n_images
-    widths = [*s.image_features, *s.text_features]
-    flops = sum(gram_flops(rows, width) for rows, width in zip((*s.image_rows, *s.text_rows), widths, strict=True))
-    flops += sum(map(cholesky_flops, widths))
+    widths, n_rows = [*s.image_features, *s.text_features], [*s.image_rows, *s.text_rows]
+    fresh = [e for e in range(len(widths)) if known is None or known[e] is None]
+    flops = sum(gram_flops(n_rows[e], widths[e]) + cholesky_flops(widths[e]) for e in fresh)
     any_wide = any(width > s.rank for width in s.text_features)
     passes = 2 if any_wide and not s.keeps else 1  # over image coordinates: wide texts' directions, then products
     targets, mixing = _mixed(n, sum(s.text_features), s.max_targets)
@@ -157,18 +161,24 @@ def _mixed(n_rows: int, width: int, most: int) -> tuple[int, int]:
     return (width, 0) if width <= most else (most, matmul_flops(n_rows, width, most))
 
 
-def build_canonical_grid(grid: Grid, config: CanonicalConfig) -> CanonicalGrid:
+def build_canonical_grid(grid: Grid, config: CanonicalConfig, *, known: Known = None) -> CanonicalGrid:
     """Everything the closed form and the residual hypernetwork start from, without a gradient step.
 
     Image moments are taken over pictures, text moments over captions, and cross-products over pictures with the mean
     of their captions (the same number, as much cheaper as a picture has captions).
+
+    Args:
+        grid: Training rows.
+        config: How coordinates are made.
+        known: Whitenings of encoders that have one, None for others, image encoders first; their moments are not
+            taken again.
 
     Raises:
         ValueError: If there are fewer than two pictures, or an encoder has no usable row.
     """
     check_pictures(grid)
     shapes = setup_shapes(grid, config)
-    images, texts = _sides(grid, config, keep=shapes.keeps)
+    images, texts = _sides(grid, config, known or [None] * sum(grid.shape), keep=shapes.keeps)
     projections, weights = _image_projections(images, texts, shapes, config)
     stacked = torch.zeros(len(images), grid.n_images, shapes.rank) if shapes.keeps else None
     seen = _Seen(images, projections, stacked)
@@ -187,9 +197,10 @@ def build_canonical_grid(grid: Grid, config: CanonicalConfig) -> CanonicalGrid:
         texts=[text.coordinates for text in on_text],
         cross=cross,
         held_out=held_out,
-        flops=setup_flops(shapes),
+        flops=setup_flops(shapes, known),
         keeps=shapes.keeps,
         stacked=stacked,
+        whitenings=[side.whitening for side in (*images, *texts)],
     )
 
 
@@ -269,20 +280,25 @@ def _blocks(n_images: int) -> Iterator[tuple[int, int]]:
         yield first, min(first + BLOCK, n_images)
 
 
-def _sides(grid: Grid, config: CanonicalConfig, *, keep: bool) -> tuple[list[_Side], list[_Side]]:
-    """Moments and whitening of every encoder."""
+def _sides(
+    grid: Grid, config: CanonicalConfig, known: Sequence[Whitening | None], *, keep: bool
+) -> tuple[list[_Side], list[_Side]]:
+    """Moments and whitening of every encoder that has none yet."""
 
-    def whiten(rows: Rows, ok: NDArray[np.bool_], ridge: float) -> Whitening:
+    def whiten(rows: Rows, ok: NDArray[np.bool_], ridge: float, given: Whitening | None) -> Whitening:
+        if given is not None:
+            return given
         moments = find_moments(rows, ok, normalise=config.normalise, max_features=config.max_features)
         return find_whitening(moments, ridge=ridge, normalise=config.normalise)
 
+    n_img = len(grid.images)
     images: list[_Side] = [
-        _Pictures(rows, ok, whiten(rows, ok, config.image_ridge))
-        for rows, ok in zip(grid.images, grid.image_ok, strict=True)
+        _Pictures(rows, ok, whiten(rows, ok, config.image_ridge, given))
+        for rows, ok, given in zip(grid.images, grid.image_ok, known[:n_img], strict=True)
     ]
     texts: list[_Side] = [
-        _Captions(rows, ok, whiten(rows, ok, config.text_ridge), grid.owner)
-        for rows, ok in zip(grid.texts, grid.text_ok, strict=True)
+        _Captions(rows, ok, whiten(rows, ok, config.text_ridge, given), grid.owner)
+        for rows, ok, given in zip(grid.texts, grid.text_ok, known[n_img:], strict=True)
     ]
     if keep:
         return [_Kept(side, grid.n_images) for side in images], [_Kept(side, grid.n_images) for side in texts]

@@ -18,7 +18,7 @@ from hyperalign.align.hypernetwork import (
     transform,
     transform_step_flops,
 )
-from hyperalign.align.solution import Progress, Solution, Stop, Validate
+from hyperalign.align.solution import Kept, Progress, Solution, Stop, Validate
 from hyperalign.align.train import TrainConfig, capped_scale, fit, scale_parameter
 from hyperalign.ledger import infonce_flops, matmul_flops
 
@@ -152,7 +152,9 @@ def solve_residual(  # noqa: PLR0913 - what is trained, how, and who watches
         should_stop=should_stop,
     )
     record.flops += _projected(canonical) - before  # what was projected for batches, where coordinates are not kept
-    return replace(emit(), fits=[record])
+    n_img, scale = grid.shape[0], float(capped_scale(learner.log_scale).detach())
+    kept = Kept(canonical.whitenings[:n_img], canonical.whitenings[n_img:], scale)
+    return replace(emit(), fits=[record], kept=kept)
 
 
 def _projected(canonical: CanonicalGrid) -> int:

@@ -2,12 +2,27 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from torch import Tensor
 
-from hyperalign.align.canonical import Canonical
+from hyperalign.align.canonical import Canonical, Whitening
 from hyperalign.align.grid import PairIndex
 from hyperalign.align.train import Fit
+
+
+class Kept(NamedTuple):
+    """What a training of all pairs leaves to an encoder that is adopted later; nothing of it grows with the items.
+
+    Attributes:
+        images: How the rows of each image encoder become white.
+        texts: The same for text encoders.
+        logit_scale: The inverse temperature at the end.
+    """
+
+    images: list[Whitening]
+    texts: list[Whitening]
+    logit_scale: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +40,7 @@ class Solution:
         fits: The trainings, empty for the closed form.
         setup_flops: Moments, eigendecompositions, projections, cross-products.
         emit_flops: Making the connectors out of what was trained.
+        kept: What adopting another encoder starts from; None of methods that no encoder can be added to.
     """
 
     method: str
@@ -37,6 +53,7 @@ class Solution:
     fits: list[Fit] = field(default_factory=list)
     setup_flops: int = 0
     emit_flops: int = 0
+    kept: Kept | None = None
 
     @property
     def train_flops(self) -> int:

@@ -83,10 +83,19 @@ def search(  # noqa: PLR0913 – the signature is the list of options
     cache_dir: CacheDir = Path("cache"),
     out: Out = Path("reports"),
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with a run that was cut short.")] = None,
+    add: Annotated[
+        Text, typer.Option(metavar="NAME", help="Adopt one more encoder into a finished run; it may be of a --zoo.")
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="The run that --add is for; the newest that is finished.")
+    ] = None,
     json: Json = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would cost, and compute nothing.")] = False,
 ) -> None:
     """Rank every pair of encoders under the limits, and verify the winner."""
+    if add is not None or run is not None:
+        _run_adoption(ctx, add, run)
+        return
     wanted = configured(ctx) if resume is None else _recorded(ctx, resume)
     if dry_run:
         _print_plan(wanted, cache_dir, json=json)
@@ -103,7 +112,13 @@ def rerun(
     """Repeat a run from its own record, and say whether the table is the same."""
     from hyperalign.run import read_result, same_table
 
-    wanted = from_record(read_result(run)["configuration"])
+    result = read_result(run)
+    for one in result.get("adopted", [])[-1:]:
+        raise ValueError(
+            f"{run} was made by adopting {one['encoder']} into {one['run']}; "
+            f"`hyperalign search --add {one['encoder']} --run {one['run']}` repeats it"
+        )
+    wanted = from_record(result["configuration"])
     again = _run_search(wanted, cache_dir=cache_dir, out=out, resume=None, json=json)
     if (run / "leaderboard.csv").is_file():
         say(f"the table is {'the same as' if same_table(run, again.path) else 'not'} that of {run}")
@@ -179,14 +194,47 @@ def _under(run: "Run", words: Mapping[str, Any]) -> "Run":
 def _run_search(wanted: "SearchConfig", *, cache_dir: Path, out: Path, resume: Path | None, json: bool) -> "Run":
     """Search, draw the page and print what was found."""
     from hyperalign import search as engine
-    from hyperalign.run import load_run
-    from hyperalign.show.page import write_page
-    from hyperalign.show.table import render_run
 
     with _resumable(out), show_progress() as display:
         path = engine.search(
             wanted, cache_dir=cache_dir, out=out, resume=resume, progress=display.progress, say=display.say
         )
+    return _print_run(path, json=json)
+
+
+def _run_adoption(ctx: typer.Context, name: str | None, run: Path | None) -> None:
+    """Adopt an encoder into a finished run; that run's configuration rules."""
+    from hyperalign.adopt import adopt
+    from hyperalign.run import find_finished, read_result
+
+    options = given(ctx)
+    other = [one for one in options if one not in {"add", "run", "zoo", "cache_dir", "out", "json", "dry_run"}]
+    if name is None:
+        raise ValueError(f"--run says into which run an encoder is adopted, got {run} alone; give --add NAME too")
+    if other or options["dry_run"]:
+        words = ", ".join(f"--{one.replace('_', '-')}" for one in other) or "--dry-run"
+        raise ValueError(f"an adopted encoder is searched as its run was, got {words} too; give --zoo alone beside")
+    folder = run or find_finished(options["out"])
+    with show_progress() as display:
+        path = adopt(
+            name,
+            folder,
+            from_record(read_result(folder)["configuration"]),
+            zoo=options.get("zoo", ()),
+            cache_dir=options["cache_dir"],
+            out=options["out"],
+            progress=display.progress,
+            say=display.say,
+        )
+    _print_run(path, json=options["json"])
+
+
+def _print_run(path: Path, *, json: bool) -> "Run":
+    """Draw the page of a finished run and print it."""
+    from hyperalign.run import load_run
+    from hyperalign.show.page import write_page
+    from hyperalign.show.table import render_run
+
     run = load_run(path)
     page = write_page(run)
     if json:

@@ -1,0 +1,374 @@
+"""One more encoder for a finished run: its rows, its pairs, and a run that has both.
+
+The newcomer is embedded and paired with every encoder of the other side that the run's limits let it stand beside.
+The new run has the old one's rows as they are, scores and intervals to the last bit, and the newcomer's beside them;
+position, rank and the chance of being the best are found for all of them together, from the hits that the old run has
+kept. Its ledger is what the adoption cost.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from hyperalign.account import describe_encoders, sum_up
+from hyperalign.align.solution import Kept
+from hyperalign.board import Tested, evaluate, score_without_training
+from hyperalign.candidates import Candidates, recall_latency, remember_latency
+from hyperalign.embed.identity import settle
+from hyperalign.embed.zoo import EncoderSpec, find_encoder, load_zoo, load_zoos, pairs_within, within
+from hyperalign.grids import Prepared
+from hyperalign.ledger import Line
+from hyperalign.machine import measure_matmul, peak_bytes
+from hyperalign.packing import pack, pack_kept, unpack_kept
+from hyperalign.prepare import embedding_jobs, open_data
+from hyperalign.rank.ranking import answer, rank_pairs
+from hyperalign.rank.resampling import bootstrap, per_image, per_picture
+from hyperalign.record import LEADERBOARD_COLUMNS, Result
+from hyperalign.request import SearchConfig
+from hyperalign.run import (
+    Run,
+    create_run,
+    finish_run,
+    load_run,
+    load_tensors,
+    log_event,
+    read_log,
+    write_tensors,
+)
+from hyperalign.scoring import scoring_flops, zero_shot_flops, zero_shot_parts
+from hyperalign.search import Asked, digest_inputs, prepare_rows
+from hyperalign.solve import Solved, Workbench, pairs_in_words, solve_newcomer
+
+__all__ = ["adopt"]
+
+Progress = Callable[[str, int, int], None]
+Say = Callable[[str], None]
+Arrays = dict[str, NDArray[Any]]
+
+_SHIPPED = ("embedded", "hub")  # where a name is looked for that the run's own zoos do not have
+_OWN = ("rank", "position", "p_best")  # of a pair among others; all else in a row is its own
+
+
+class _Earlier(NamedTuple):
+    """A finished run and what it has kept.
+
+    Attributes:
+        run: As read back.
+        images: Its image encoders, in its order.
+        texts: Its text encoders.
+        kept: What adoption starts from.
+        pairs: (P, 2), in the order of the hits.
+        n_steps: Optimiser steps of the search.
+        hits: Arrays of `hits.safetensors`.
+    """
+
+    run: Run
+    images: tuple[EncoderSpec, ...]
+    texts: tuple[EncoderSpec, ...]
+    kept: Kept
+    pairs: NDArray[np.int64]
+    n_steps: int
+    hits: Arrays
+
+
+def adopt(  # noqa: PLR0913 - what is adopted into what, and where things lie
+    name: str,
+    run: Path,
+    config: SearchConfig,
+    *,
+    zoo: Sequence[str] = (),
+    cache_dir: Path,
+    out: Path,
+    progress: Progress,
+    say: Say,
+) -> Path:
+    """Add an encoder to a finished run and write both as a new run.
+
+    Args:
+        name: The encoder, of the run's zoos, of those given, or of one that ships.
+        run: Folder of a finished run that the hypernetwork has answered.
+        config: What that run was asked for.
+        zoo: More zoos to find the encoder in.
+        cache_dir: Where embeddings are kept.
+        out: Where runs are kept.
+        progress: Told `(stage, done, total)`.
+        say: Told sentences meanwhile.
+
+    Returns:
+        Folder of the new run.
+
+    Raises:
+        KeyError: If no zoo has the encoder; near names are offered.
+        ValueError: If it is in the run already or beyond its limits, if the run is not finished or of another method,
+            or if its encoders or data have changed.
+        FileNotFoundError: If the folder is no run or lacks a file.
+    """
+    begin = time.perf_counter()
+    earlier, spec, added = _open_earlier(run, name, config, zoo, cache_dir)
+    beside = _beside(earlier, spec, config, cache_dir)
+    asked, digest = _ask(earlier, spec, beside, config, cache_dir, progress)
+    for sentence in asked.candidates.counts:
+        say(sentence)
+    prepared, embedding = prepare_rows(asked, config, cache_dir, progress)
+    _check_items(earlier, prepared)
+    folder = create_run(
+        out, label=f"{Path(config.data).stem} with {name}", configuration=earlier.run.result["configuration"]
+    )
+    log_event(folder, "inputs", digest=digest)
+    bench = Workbench(
+        prepared,
+        beside.pair_indices(),
+        config.recipe(),
+        run=folder,
+        task=config.task,
+        progress=progress,
+        should_stop=lambda: False,
+    )
+    method = next(one for one in config.plan_methods() if one.name == "hypernet")
+    solved = solve_newcomer(method, bench, spec.modality, _of_partners(earlier, beside, spec), earlier.n_steps)
+    beside = replace(beside, latencies=_latencies(beside.images, cache_dir))
+    tested, tests = _test(solved, prepared, beside, config)
+    lines = [*(line for line in embedding if line.flops or line.seconds), *solved.lines, *tests]
+    pairs = np.concatenate([earlier.pairs, _placed(earlier, beside, spec)])
+    hits = {**earlier.hits, **{key: np.concatenate([earlier.hits[key], new]) for key, new in tested.hits.items()}}
+    _write_tensors(folder, earlier, spec, solved, pairs, hits)
+    table = _together(earlier, tested, pairs, hits, spec, config)
+    record = describe_encoders(beside, asked.jobs)[0 if spec.modality == "image" else -1]
+    result = _result(earlier, spec, solved, lines, table, record, added)
+    result["notes"] += [note for note in prepared.notes if note not in result["notes"]]
+    result["wall_seconds"] = round(time.perf_counter() - begin, 1)
+    return finish_run(folder, result, leaderboard=table, ledger=lines).path
+
+
+def _open_earlier(
+    path: Path, name: str, config: SearchConfig, zoo: Sequence[str], cache_dir: Path
+) -> tuple[_Earlier, EncoderSpec, list[str]]:
+    """The finished run, the newcomer, and the zoos that declare it beside the run's own."""
+    run = load_run(path)
+    method, encoders = run.result["method"], run.result["encoders"]
+    if method != "hypernet":
+        raise ValueError(
+            f"an encoder is adopted by the hypernetwork, and {path} was answered by {method}; "
+            "search with --method hypernet first"
+        )
+    if name in {record["name"] for record in encoders}:
+        raise ValueError(f"encoder {name!r} is in {path} already; its pairs are in the table")
+    before = [source for record in run.result.get("adopted", []) for source in record["zoo"]]
+    own = list(dict.fromkeys([*config.zoo, *before]))
+    added = [source for source in zoo if source not in own]
+    known = load_zoos([*own, *added])
+    if not added and name not in {one.name for one in known}:
+        added = [source for source in _SHIPPED if source not in own and _declares(source, name)]
+        known = load_zoos([*own, *added])
+    spec = settle(find_encoder(known, name), memory=cache_dir)
+    sides: dict[str, list[EncoderSpec]] = {"image": [], "text": []}
+    for record in encoders:
+        sides[record["modality"]].append(settle(find_encoder(known, record["name"]), memory=cache_dir))
+    tensors = load_tensors(path / "kept.safetensors")
+    pairs, n_steps = tensors.pop("pairs"), int(tensors.pop("n_steps")[0])
+    hits = load_tensors(path / "hits.safetensors")
+    earlier = _Earlier(run, tuple(sides["image"]), tuple(sides["text"]), unpack_kept(tensors), pairs, n_steps, hits)
+    return earlier, spec, added
+
+
+def _declares(source: str, name: str) -> bool:
+    return name in {spec.name for spec in load_zoo(source)}
+
+
+def _beside(earlier: _Earlier, spec: EncoderSpec, config: SearchConfig, cache_dir: Path) -> Candidates:
+    """The newcomer with the encoders of the other side that the run's limits let it stand beside.
+
+    Raises:
+        ValueError: If the limits leave it out.
+    """
+    image = spec.modality == "image"
+    known = {one.name: ms for one in earlier.images if (ms := recall_latency(one, cache_dir)) is not None}
+    if image and config.limits.latency_ms is not None and spec.loader != "rows":
+        known[spec.name] = remember_latency(spec, cache_dir)
+    every = (*earlier.images, *earlier.texts, spec)
+    if spec not in within(every, config.limits, latencies=known):
+        raise ValueError(f"encoder {spec.name!r} is beyond the limits of {earlier.run.path}; search anew with others")
+    images, texts = ((spec,), earlier.texts) if image else (earlier.images, (spec,))
+    pairs = pairs_within(images, texts, config.limits)
+    return Candidates(
+        images=tuple(one for one in images if any(pair.image is one for pair in pairs)),
+        texts=tuple(one for one in texts if any(pair.text is one for pair in pairs)),
+        pairs=tuple(pairs),
+        latencies={},
+        counts=(f"{spec.name}: {pairs_in_words(len(pairs))} with encoders of the run",),
+    )
+
+
+def _ask(
+    earlier: _Earlier, spec: EncoderSpec, beside: Candidates, config: SearchConfig, cache_dir: Path, progress: Progress
+) -> tuple[Asked, str]:
+    """What must be embedded, and the digest of all that the new run looks at.
+
+    Raises:
+        ValueError: If the encoders or the data are not those of the run.
+    """
+    dataset, labels = open_data(
+        config.data,
+        strict=config.strict,
+        seed=config.seed,
+        limit=config.limit,
+        labels=config.labels,
+        task=config.task,
+        cache_dir=cache_dir,
+        progress=progress,
+    )
+
+    def jobs(images: Sequence[EncoderSpec], texts: Sequence[EncoderSpec]) -> list[Any]:
+        every = replace(beside, images=tuple(images), texts=tuple(texts))
+        return embedding_jobs(every, dataset, labels, cache_dir=cache_dir, autocast=config.autocast)
+
+    path = earlier.run.path
+    known = [line["digest"] for line in read_log(path) if line.get("event") == "inputs"]
+    if known[:1] != [digest_inputs(jobs(earlier.images, earlier.texts))]:
+        raise ValueError(f"the encoders or the data of {path} have changed since it was made; search anew")
+    images, texts = ([spec], []) if spec.modality == "image" else ([], [spec])
+    digest = digest_inputs(jobs([*earlier.images, *images], [*earlier.texts, *texts]))
+    return Asked(beside, dataset, labels, jobs(beside.images, beside.texts)), digest
+
+
+def _check_items(earlier: _Earlier, prepared: Prepared) -> None:
+    """Hold the items that the newcomer can read against those of the run.
+
+    Raises:
+        ValueError: If pictures could be read then and not now, or the other way round.
+    """
+    for name, grid in (("train", prepared.train), ("val", prepared.val), ("test", prepared.test)):
+        n_images = earlier.run.result["data"]["splits"][name]["n_images"]
+        if grid.n_images != n_images:
+            raise ValueError(
+                f"{name} had {n_images:,} readable pictures in {earlier.run.path} and has {grid.n_images:,} now; "
+                "mend the data or search anew"
+            )
+
+
+def _of_partners(earlier: _Earlier, beside: Candidates, spec: EncoderSpec) -> Kept:
+    """What the run has kept, of the newcomer's partners alone on their side."""
+    if spec.modality == "image":
+        return earlier.kept._replace(texts=[earlier.kept.texts[earlier.texts.index(one)] for one in beside.texts])
+    return earlier.kept._replace(images=[earlier.kept.images[earlier.images.index(one)] for one in beside.images])
+
+
+def _latencies(images: Sequence[EncoderSpec], cache_dir: Path) -> dict[str, float]:
+    found = {one.name: recall_latency(one, cache_dir) for one in images}
+    return {name: ms for name, ms in found.items() if ms is not None}
+
+
+def _test(solved: Solved, prepared: Prepared, beside: Candidates, config: SearchConfig) -> tuple[Tested, list[Line]]:
+    """The new pairs on the test items, with what that cost."""
+    lines, free = [], None
+    if config.scores:
+        start = time.perf_counter()
+        free, flops = score_without_training(prepared.train)
+        seconds = time.perf_counter() - start
+        lines.append(Line("test evaluation", "", "training-free scores", flops, seconds, peak_bytes()))
+    start = time.perf_counter()
+    tested = evaluate(solved, prepared, beside, task=config.task, free=free, seed=config.seed)
+    flops = scoring_flops(solved.solution, prepared.test)
+    if prepared.labels is not None:
+        flops += zero_shot_flops(solved.solution, prepared.labels, zero_shot_parts(prepared.labels)[1])
+    what, seconds = pairs_in_words(len(solved.solution.pairs)), time.perf_counter() - start
+    return tested, [*lines, Line("test evaluation", solved.method.label, what, flops, seconds, peak_bytes())]
+
+
+def _placed(earlier: _Earlier, beside: Candidates, spec: EncoderSpec) -> NDArray[np.int64]:
+    """The new pairs among all encoders, the newcomer behind the others of its side."""
+    if spec.modality == "image":
+        return np.array([(len(earlier.images), earlier.texts.index(one)) for one in beside.texts])
+    return np.array([(earlier.images.index(one), len(earlier.texts)) for one in beside.images])
+
+
+def _write_tensors(
+    folder: Path, earlier: _Earlier, spec: EncoderSpec, solved: Solved, pairs: NDArray[np.int64], hits: Arrays
+) -> None:
+    """What the run had, and what the newcomer adds; its connectors have a prefix, for its pairs' ways are their own."""
+    assert solved.solution.kept is not None, "a newcomer leaves its whitening"
+    side = "images" if spec.modality == "image" else "texts"
+    own = getattr(solved.solution.kept, side)[-1]
+    longer: dict[str, Any] = {side: [*getattr(earlier.kept, side), own]}
+    kept = earlier.kept._replace(**longer)
+    more = {"pairs": pairs, "n_steps": np.array([earlier.n_steps])}
+    write_tensors(folder / "kept.safetensors", {**pack_kept(kept), **more})
+    tensors, record = pack(replace(solved.solution, kept=None))
+    prefix = f"adopted/{spec.name}"
+    connectors = load_tensors(earlier.run.path / "connectors.safetensors")
+    write_tensors(
+        folder / "connectors.safetensors",
+        {**connectors, **{f"{prefix}/{name}": array for name, array in tensors.items()}},
+    )
+    for line in read_log(earlier.run.path):
+        if line.get("event") == "connectors":
+            log_event(folder, "connectors", **{key: line[key] for key in line if key not in ("time", "event")})
+    names = {"images": [one.name for one in earlier.images], "texts": [one.name for one in earlier.texts]}
+    names[side] = [spec.name]
+    log_event(folder, "connectors", solution={**record, "fits": []}, prefix=prefix, **names)
+    write_tensors(folder / "hits.safetensors", hits)
+
+
+def _together(
+    earlier: _Earlier, tested: Tested, pairs: NDArray[np.int64], hits: Arrays, spec: EncoderSpec, config: SearchConfig
+) -> pd.DataFrame:
+    """The table of old rows and new ones: position, rank and chance found together, all else as it was."""
+    method, board = tested.solved.method, earlier.run.leaderboard
+    mine = (board["method"] == method.name) & (board["seed"] == method.seed)
+    rows = pd.concat([board[mine], tested.table], ignore_index=True)
+    images, texts = [one.name for one in earlier.images], [one.name for one in earlier.texts]
+    (images if spec.modality == "image" else texts).append(spec.name)
+    order = pd.MultiIndex.from_tuples([(images[i], texts[j]) for i, j in pairs])
+    rows = rows.set_index(["image_encoder", "text_encoder"], drop=False).loc[order].reset_index(drop=True)
+    found = {name: hits[f"{method.stage}/{name}"].astype(np.float32) for name in ("t2i", "i2t")}
+    contributions = (
+        per_picture(hits[f"{method.stage}/top_1"].astype(np.float32))
+        if config.task == "zero-shot"
+        else per_image(found["t2i"], found["i2t"], hits["owner"])
+    )
+    ranked = rank_pairs(rows.drop(columns=list(_OWN)), bootstrap(contributions, seed=config.seed))
+    ranked = ranked.set_index(["image_encoder", "text_encoder"])[list(_OWN)]
+    joint = rows.drop(columns=list(_OWN)).join(ranked, on=["image_encoder", "text_encoder"])
+    joint = joint.sort_values("position", ignore_index=True)
+    return pd.concat([joint[list(LEADERBOARD_COLUMNS)], board[~mine]], ignore_index=True)
+
+
+def _result(  # noqa: PLR0913 - what a run says at its end
+    earlier: _Earlier,
+    spec: EncoderSpec,
+    solved: Solved,
+    lines: Sequence[Line],
+    table: pd.DataFrame,
+    record: dict[str, Any],
+    added: Sequence[str],
+) -> Result:
+    """What the new run says: what the old one said, and what is new."""
+    old, method = earlier.run.result, solved.method
+    n_images = len(earlier.images)
+    at = n_images if spec.modality == "image" else len(old["encoders"])
+    mine = table[(table["method"] == method.name) & (table["seed"] == method.seed)]
+    n_pairs, n_steps = len(solved.solution.pairs), sum(fit.n_steps for fit in solved.solution.fits)
+    how = f"{n_steps} of the search's {earlier.n_steps:,} steps" if n_steps else "without a step"
+    name = earlier.run.path.name
+    note = f"{spec.name} was adopted into {name}: {pairs_in_words(n_pairs)}, {how}; the ledger is the adoption's alone"
+    here = {"encoder": spec.name, "run": str(earlier.run.path), "zoo": list(added), "n_steps": n_steps}
+    return {
+        "seeds": old["seeds"],
+        "data": old["data"],
+        "encoders": [*old["encoders"][:at], record, *old["encoders"][at:]],
+        "method": method.name,
+        "counts": [*old["counts"], f"adopted: {spec.name}, {pairs_in_words(n_pairs)}"],
+        "answer": [answer(mine), *old["answer"][1:]],
+        "notes": [note, *old["notes"]],
+        "agreement": old["agreement"],
+        "ratios": [],
+        "totals": sum_up(solved, lines),
+        "roofline": {"flops_per_second": measure_matmul(size=1024)},
+        "adopted": [*old.get("adopted", []), here],
+    }

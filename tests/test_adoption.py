@@ -1,0 +1,299 @@
+"""An encoder adopted into a finished run: near a full search for its own pairs, and nothing else is touched."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from planted import mean_recall, plant
+from small_zoo import read_rows, small_config, small_search, write_rows, write_world
+from torch.utils.flop_counter import FlopCounterMode
+
+from hyperalign import cli
+from hyperalign.adopt import adopt
+from hyperalign.align.adoption import STEPS_SHARE, _Learner, adoption_config, meet, welcome
+from hyperalign.align.adoption import adopt as adopt_rows
+from hyperalign.align.canonical import CanonicalConfig
+from hyperalign.align.canonical_grid import build_canonical_grid
+from hyperalign.align.grid import Grid
+from hyperalign.align.solution import Kept
+from hyperalign.align.train import TrainConfig
+from hyperalign.packing import pack_kept, unpack_kept
+from hyperalign.run import Run, find_finished, load_run, load_tensors, read_result, write_result
+
+CONFIG = TrainConfig(n_steps=240, batch_size=16, learning_rate=5e-3)
+OWN = ["position", "rank", "p_best"]
+PAIR = ["image_encoder", "text_encoder"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The small world, with `few.toml` that lacks `wide` and `words` and a file for each of the two."""
+    world = write_world(tmp_path)
+    tables = (world / "zoo.toml").read_text().split("\n\n")
+    named = {table.split("'")[1]: table for table in tables}
+    for name in ("wide", "words"):
+        (world / f"{name}.toml").write_text(named.pop(name) + "\n")
+    (world / "few.toml").write_text("\n\n".join(named.values()) + "\n")
+    return world
+
+
+def searched(folder: Path, *zoos: str, **changes: Any) -> Run:
+    """A search of 60 steps over some of the zoo files."""
+    train = {"n_steps": 60, "batch_size": 16, "pairs_per_step": 3}
+    zoo = tuple(str(folder / f"{name}.toml") for name in ("few", *zoos))
+    return load_run(small_search(folder, config=small_config(folder, **{"zoo": zoo, "train": train, **changes})))
+
+
+def adopted(folder: Path, run: Run, name: str, *, zoo: str | None = None, **changes: Any) -> Run:
+    """That run with one encoder more."""
+    given = {"zoo": tuple(run.result["configuration"]["zoo"]), "train": run.result["configuration"]["train"]}
+    config = small_config(folder, **{**given, **changes})
+    path = adopt(
+        name,
+        run.path,
+        config,
+        zoo=[str(folder / f"{zoo or name}.toml")],
+        cache_dir=folder / "cache",
+        out=folder / "reports",
+        progress=lambda stage, done, total: None,
+        say=lambda sentence: None,
+    )
+    return load_run(path)
+
+
+def of_encoder(run: Run, name: str) -> pd.DataFrame:
+    """Rows of an encoder's pairs."""
+    table = run.leaderboard
+    return table[(table["image_encoder"] == name) | (table["text_encoder"] == name)]
+
+
+@pytest.mark.parametrize(("name", "other"), [("wide", "words"), ("words", "wide")])
+def test_rows_of_other_encoders_are_the_same_to_the_last_bit(folder: Path, name: str, other: str) -> None:
+    before = searched(folder, other, methods=("closed-form", "hypernet"))
+
+    after = adopted(folder, before, name, methods=("closed-form", "hypernet"))
+
+    table = after.leaderboard
+    others = table[(table["image_encoder"] != name) & (table["text_encoder"] != name)]
+    keys = [*PAIR, "method", "sides"]
+    left, right = (one.drop(columns=OWN).sort_values(keys, ignore_index=True) for one in (before.leaderboard, others))
+    pd.testing.assert_frame_equal(left, right, check_exact=True)
+    hits, kept = (load_tensors(after.path / f"{file}.safetensors") for file in ("hits", "kept"))
+    n_before = len(load_tensors(before.path / "kept.safetensors")["pairs"])
+    assert len(kept["pairs"]) == n_before + len(of_encoder(after, name)) == len(hits["hypernet-both-0/t2i"])
+    for key, array in load_tensors(before.path / "hits.safetensors").items():
+        assert np.array_equal(hits[key][: len(array)], array)
+
+
+@pytest.mark.parametrize(("name", "other"), [("wide", "words"), ("words", "wide")])
+def test_new_pairs_are_near_those_of_a_full_search(folder: Path, name: str, other: str) -> None:
+    full = of_encoder(searched(folder, "wide", "words"), name)["score"].mean()
+
+    after = adopted(folder, searched(folder, other), name)
+
+    mine = of_encoder(after, name)
+    assert mine["score"].mean() > 0.9 * full  # chance is 100/20
+    assert full > 30
+    assert "2 steps" in after.ledger.loc[after.ledger["stage"] == "training", "what"].item()  # of 60
+    assert {one["name"] for one in after.result["encoders"]} == {"sharp", "dull", "wide", "words", "phrases"}
+    modalities = [one["modality"] for one in after.result["encoders"]]
+    assert modalities == ["image"] * 3 + ["text"] * 2
+
+
+def test_old_and_new_pairs_are_ranked_together(folder: Path) -> None:
+    after = adopted(folder, searched(folder, "words"), "wide").leaderboard
+
+    assert sorted(after["position"]) == list(range(1, 7))
+    assert after["validation_score"].is_monotonic_decreasing
+    assert after["p_best"].sum() == pytest.approx(1)
+    best = after.iloc[int(after["score"].to_numpy().argmax())]
+    assert best["rank"] == 1
+
+
+def test_an_adopted_run_adopts_another(folder: Path) -> None:
+    first = adopted(folder, searched(folder), "wide")
+
+    second = adopted(folder, first, "words")
+
+    assert len(second.leaderboard) == 6
+    assert [one["encoder"] for one in second.result["adopted"]] == ["wide", "words"]
+    columns = [*PAIR, "score", "score_low", "score_high"]
+    joined = second.leaderboard.merge(first.leaderboard[columns], on=columns)
+    assert len(joined) == 3
+
+
+def test_a_search_of_few_steps_gives_a_newcomer_none(folder: Path) -> None:
+    short = {"n_steps": STEPS_SHARE - 1, "batch_size": 16, "pairs_per_step": 3}
+
+    after = adopted(folder, searched(folder, "words", train=short), "wide")
+
+    assert "training" not in set(after.ledger["stage"])
+    assert after.result["adopted"][0]["n_steps"] == 0
+
+
+def test_an_encoder_that_no_zoo_has_gets_a_near_name(folder: Path) -> None:
+    run = searched(folder, "words")
+
+    with pytest.raises(KeyError, match="no encoder 'wyde' in the zoo; did you mean wide"):
+        adopted(folder, run, "wyde", zoo="wide")
+
+
+def test_an_encoder_of_the_run_is_refused(folder: Path) -> None:
+    run = searched(folder, "words")
+
+    with pytest.raises(ValueError, match=r"'words' is in .* already"):
+        adopted(folder, run, "words", zoo="wide")
+
+
+def test_an_unfinished_run_is_refused(folder: Path) -> None:
+    run = searched(folder, "words")
+    write_result(run.path, {**read_result(run.path), "status": "running"})
+
+    with pytest.raises(ValueError, match="was cut short; go on with"):
+        adopted(folder, run, "wide")
+
+
+def test_a_run_of_another_method_is_refused(folder: Path) -> None:
+    run = searched(folder, "words", methods=("closed-form",))
+
+    with pytest.raises(ValueError, match="was answered by closed-form; search with --method hypernet"):
+        adopted(folder, run, "wide", methods=("closed-form",))
+
+
+def test_rows_that_have_changed_are_refused(folder: Path) -> None:
+    run = searched(folder, "words")
+    write_rows(folder, "sharp", "train", read_rows(folder, "sharp", "train") + 1)
+
+    with pytest.raises(ValueError, match=r"the encoders or the data of .* have changed since it was made"):
+        adopted(folder, run, "wide")
+
+
+def test_an_encoder_beyond_the_limits_is_refused(folder: Path) -> None:
+    from hyperalign.embed.zoo import Limits, parse_range
+
+    limits = Limits(image_params=parse_range(":1500000"))
+    run = searched(folder, "words", limits=limits)
+
+    with pytest.raises(ValueError, match="'wide' is beyond the limits of"):
+        adopted(folder, run, "wide", limits=limits)
+
+
+def test_the_newest_finished_run_is_found(folder: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no finished run in"):
+        find_finished(folder / "reports")
+
+    run = searched(folder, "words")
+
+    assert find_finished(folder / "reports") == run.path
+
+
+def test_the_command_adopts_into_the_newest_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = searched(folder, "words")
+    where = ["--cache-dir", str(folder / "cache"), "--out", str(folder / "reports")]
+    words = ["search", "--add", "wide", "--zoo", str(folder / "wide.toml"), *where]
+
+    with pytest.raises(SystemExit) as status:
+        cli.main(words)
+
+    assert status.value.code == 0
+    made = find_finished(folder / "reports")
+    assert made != run.path
+    assert len(load_run(made).leaderboard) == 6
+    for wrong, sentence in (
+        (["search", "--run", str(run.path), *where], "give --add NAME too"),
+        ([*words, "--budget", "1M"], "got --budget too"),
+        (["rerun", str(made), *where], f"--add wide --run {run.path}"),
+    ):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as status:
+            cli.main(wrong)
+        assert status.value.code == 2
+        assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("side", ["image", "text"])
+def test_a_planted_newcomer_is_found_and_no_step_takes_it_below_the_closed_form(side: str) -> None:
+    image = side == "image"
+    shapes: dict[str, Any] = {"image_dims": (12,)} if image else {"text_dims": (10,)}
+    grid, val, test = (plant(n, items=k, n_captions=2, **shapes) for k, n in enumerate((120, 40, 40)))
+    kept = known(grid, side)
+    met = meet(grid, side, kept, CanonicalConfig())
+
+    plain = adopt_rows(grid, side, met, kept, CONFIG, n_steps=1, validate=lambda found: mean_recall(found, val))
+    found = adopt_rows(grid, side, met, kept, CONFIG, n_steps=240, validate=lambda found: mean_recall(found, val))
+
+    assert found.fits[0].n_steps == 8
+    assert mean_recall(found, val) >= mean_recall(plain, val)
+    assert mean_recall(found, test) > 50  # chance is 100/40
+
+
+def test_training_alone_makes_the_loss_smaller() -> None:
+    grid = plant(120, n_captions=2, image_dims=(12,), noise=1.0)
+    kept = known(grid, "image")
+    met = meet(grid, "image", kept, CanonicalConfig())
+    count = iter(range(100))
+
+    found = adopt_rows(grid, "image", met, kept, CONFIG, n_steps=1200, validate=lambda _: float(next(count)))
+
+    losses = [look.loss for look in found.fits[0].looks]
+    assert found.fits[0].best_step == 40
+    start = _Learner(grid, met, "image", adoption_config(CONFIG, 1200), kept.logit_scale).loss()[0]
+    assert losses[-1] < 0.9 * float(start.detach())
+
+
+def known(grid: Any, side: str) -> Kept:
+    """What a search of the same partners has left."""
+    whitenings = build_canonical_grid(grid, CanonicalConfig()).whitenings
+    n_images = len(grid.images)
+    images, texts = whitenings[:n_images], whitenings[n_images:]
+    return Kept([] if side == "image" else images, texts if side == "image" else [], 10.0)
+
+
+def planted(side: str, *, n_captions: int = 1) -> Grid:
+    """A grid with one encoder on a side."""
+    if side == "image":
+        return plant(60, n_captions=n_captions, image_dims=(12,))
+    return plant(60, n_captions=n_captions, text_dims=(10,))
+
+
+@pytest.mark.parametrize("side", ["image", "text"])
+def test_known_whitenings_change_nothing_but_the_cost(side: str) -> None:
+    grid = planted(side)
+
+    met, fresh = meet(grid, side, known(grid, side), CanonicalConfig()), build_canonical_grid(grid, CanonicalConfig())
+
+    torch.testing.assert_close(met.cross, fresh.cross, atol=0, rtol=0)
+    assert met.flops < fresh.flops
+    both = welcome(known(grid, side), side, met)
+    assert len(both.images) + len(both.texts) == sum(grid.shape)
+
+
+@pytest.mark.parametrize("side", ["image", "text"])
+def test_flops_of_a_step_are_those_that_run(side: str) -> None:
+    grid = planted(side, n_captions=2)
+    kept = known(grid, side)
+    met = meet(grid, side, kept, CanonicalConfig())
+    learner = _Learner(grid, met, side, adoption_config(CONFIG, 240), kept.logit_scale)
+
+    with FlopCounterMode(display=False) as counter:
+        loss, flops = learner.loss()
+        loss.backward()
+
+    assert flops == counter.get_total_flops()
+
+
+def test_what_is_kept_survives_the_disk() -> None:
+    grid = plant(60)
+    kept = Kept(build_canonical_grid(grid, CanonicalConfig()).whitenings, [], 12.5)
+
+    back = unpack_kept(pack_kept(kept))
+
+    assert back.logit_scale == 12.5
+    assert back.texts == []
+    for one, other in zip(kept.images, back.images, strict=True):
+        assert one._replace(mean=0, root=0, features=0) == other._replace(mean=0, root=0, features=0)  # type: ignore[arg-type]
+        for part in ("mean", "root", "features"):
+            assert torch.equal(getattr(one, part), getattr(other, part))
