@@ -55,7 +55,7 @@ def pairs_of(table: pd.DataFrame) -> list[tuple[str, str]]:
 def test_a_search_writes_every_file_of_a_run(plain: Run) -> None:
     found = sorted(path.name for path in plain.path.iterdir())
 
-    tables, tensors = ["leaderboard.csv", "ledger.csv"], ["connectors.safetensors", "hits.safetensors"]
+    tables, tensors = ["leaderboard.csv", "ledger.csv"], [f"{n}.safetensors" for n in ("connectors", "hits", "kept")]
     assert found == sorted([*tables, *tensors, "log.jsonl", "result.json"])
     assert (plain.path / "leaderboard.csv").read_text().split("\n")[0] == ",".join(LEADERBOARD_COLUMNS)
     assert (plain.path / "ledger.csv").read_text().split("\n")[0] == ",".join(LEDGER_COLUMNS)
