@@ -34,7 +34,7 @@ OWNERS = {
     "filelock": ("embed.locks",),
     "faiss": ("rank.metrics", "use.index"),
     "scipy": ("rank.agreement",),
-    "pandas": ("rank", "run", "relimit", "board", "search", "show"),
+    "pandas": ("rank", "run", "relimit", "board", "search", "adopt", "show"),
     "optuna": ("study",),
     "typer": ("cli",),
     "rich": ("cli", "show"),
