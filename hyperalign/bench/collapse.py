@@ -21,7 +21,7 @@ __all__ = ["Case", "cases", "measure"]
 RATES = tuple(float(f"{rate:.2g}") for rate in np.geomspace(1e-3, 1e-1, 5))
 BATCHES = (64, 256, 1024)
 PART = 4  # every fourth image encoder is the small grid
-SLICED_STEPS = 5  # of each network; one has as many parameters as a connector times 512, and a step takes seconds
+SLICED_STEPS = 2  # of each network; one has as many parameters as a connector times 512, and a step takes seconds
 ABOVE_SHARE = 25 / 30  # of the trainings without rollback that must end above the closed form
 MOST_LOST = 0.2  # points on test that rollback may end below it
 
