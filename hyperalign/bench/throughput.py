@@ -24,6 +24,7 @@ __all__ = ["Pass", "Speeds", "compare_loops", "throughput_sheet"]
 MOST, FEWEST = 4096, 256  # pictures; a worker takes a tenth of a second to start, which a short pass would measure
 SECONDS = 8.0  # that one pass may take, where it can
 BATCH = 64
+_TICK = 1e-6  # seconds; a clock of processor time may stand still over a few pictures
 
 _NOTES = (
     f"medians of some rounds in turn, batch {BATCH}; ours decodes, embeds, checks and writes to a cache",
@@ -67,7 +68,7 @@ class Speeds(NamedTuple):
         """Median over rounds of the processor time of the cheaper bare loop over that of `ours`."""
         rounds = zip(self.ours, self.bare, self.bare_workers, strict=True)
         return statistics.median(
-            min(one.cpu_seconds, other.cpu_seconds) / our.cpu_seconds for our, one, other in rounds
+            min(one.cpu_seconds, other.cpu_seconds) / max(our.cpu_seconds, _TICK) for our, one, other in rounds
         )
 
 
