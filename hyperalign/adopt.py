@@ -18,18 +18,19 @@ from numpy.typing import NDArray
 
 from hyperalign.account import describe_encoders, sum_up
 from hyperalign.align.solution import Kept
-from hyperalign.board import Tested, evaluate, score_without_training
+from hyperalign.board import Tested
 from hyperalign.candidates import Candidates, recall_latency, remember_latency
 from hyperalign.embed.identity import settle
 from hyperalign.embed.zoo import EncoderSpec, find_encoder, load_zoo, load_zoos, pairs_within, within
 from hyperalign.grids import Prepared
 from hyperalign.ledger import Line
-from hyperalign.machine import measure_matmul, peak_bytes
+from hyperalign.machine import measure_matmul
 from hyperalign.packing import pack, pack_kept, unpack_kept
-from hyperalign.prepare import embedding_jobs, open_data
+from hyperalign.prepare import embedding_jobs
 from hyperalign.rank.ranking import answer, rank_pairs
-from hyperalign.rank.resampling import bootstrap, per_image, per_picture
+from hyperalign.rank.resampling import bootstrap
 from hyperalign.record import LEADERBOARD_COLUMNS, Result
+from hyperalign.relimit import contributions_of
 from hyperalign.request import SearchConfig
 from hyperalign.run import (
     Run,
@@ -41,8 +42,7 @@ from hyperalign.run import (
     read_log,
     write_tensors,
 )
-from hyperalign.scoring import scoring_flops, zero_shot_flops, zero_shot_parts
-from hyperalign.search import Asked, digest_inputs, prepare_rows
+from hyperalign.search import Asked, digest_inputs, open_asked_data, prepare_rows, score_on_test, with_latencies
 from hyperalign.solve import Solved, Workbench, pairs_in_words, solve_newcomer
 
 __all__ = ["adopt"]
@@ -132,8 +132,8 @@ def adopt(  # noqa: PLR0913 - what is adopted into what, and where things lie
     )
     method = next(one for one in config.plan_methods() if one.name == "hypernet")
     solved = solve_newcomer(method, bench, spec.modality, _of_partners(earlier, beside, spec), earlier.n_steps)
-    beside = replace(beside, latencies=_latencies(beside.images, cache_dir))
-    tested, tests = _test(solved, prepared, beside, config)
+    beside = with_latencies(beside, cache_dir)
+    (tested,), tests = score_on_test([solved], prepared, beside, config, progress)
     lines = [*(line for line in embedding if line.flops or line.seconds), *solved.lines, *tests]
     pairs = np.concatenate([earlier.pairs, _placed(earlier, beside, spec)])
     hits = {**earlier.hits, **{key: np.concatenate([earlier.hits[key], new]) for key, new in tested.hits.items()}}
@@ -213,16 +213,7 @@ def _ask(
     Raises:
         ValueError: If the encoders or the data are not those of the run.
     """
-    dataset, labels = open_data(
-        config.data,
-        strict=config.strict,
-        seed=config.seed,
-        limit=config.limit,
-        labels=config.labels,
-        task=config.task,
-        cache_dir=cache_dir,
-        progress=progress,
-    )
+    dataset, labels = open_asked_data(config, cache_dir, progress)
 
     def jobs(images: Sequence[EncoderSpec], texts: Sequence[EncoderSpec]) -> list[Any]:
         every = replace(beside, images=tuple(images), texts=tuple(texts))
@@ -257,28 +248,6 @@ def _of_partners(earlier: _Earlier, beside: Candidates, spec: EncoderSpec) -> Ke
     if spec.modality == "image":
         return earlier.kept._replace(texts=[earlier.kept.texts[earlier.texts.index(one)] for one in beside.texts])
     return earlier.kept._replace(images=[earlier.kept.images[earlier.images.index(one)] for one in beside.images])
-
-
-def _latencies(images: Sequence[EncoderSpec], cache_dir: Path) -> dict[str, float]:
-    found = {one.name: recall_latency(one, cache_dir) for one in images}
-    return {name: ms for name, ms in found.items() if ms is not None}
-
-
-def _test(solved: Solved, prepared: Prepared, beside: Candidates, config: SearchConfig) -> tuple[Tested, list[Line]]:
-    """The new pairs on the test items, with what that cost."""
-    lines, free = [], None
-    if config.scores:
-        start = time.perf_counter()
-        free, flops = score_without_training(prepared.train)
-        seconds = time.perf_counter() - start
-        lines.append(Line("test evaluation", "", "training-free scores", flops, seconds, peak_bytes()))
-    start = time.perf_counter()
-    tested = evaluate(solved, prepared, beside, task=config.task, free=free, seed=config.seed)
-    flops = scoring_flops(solved.solution, prepared.test)
-    if prepared.labels is not None:
-        flops += zero_shot_flops(solved.solution, prepared.labels, zero_shot_parts(prepared.labels)[1])
-    what, seconds = pairs_in_words(len(solved.solution.pairs)), time.perf_counter() - start
-    return tested, [*lines, Line("test evaluation", solved.method.label, what, flops, seconds, peak_bytes())]
 
 
 def _placed(earlier: _Earlier, beside: Candidates, spec: EncoderSpec) -> NDArray[np.int64]:
@@ -326,12 +295,7 @@ def _together(
     (images if spec.modality == "image" else texts).append(spec.name)
     order = pd.MultiIndex.from_tuples([(images[i], texts[j]) for i, j in pairs])
     rows = rows.set_index(["image_encoder", "text_encoder"], drop=False).loc[order].reset_index(drop=True)
-    found = {name: hits[f"{method.stage}/{name}"].astype(np.float32) for name in ("t2i", "i2t")}
-    contributions = (
-        per_picture(hits[f"{method.stage}/top_1"].astype(np.float32))
-        if config.task == "zero-shot"
-        else per_image(found["t2i"], found["i2t"], hits["owner"])
-    )
+    contributions = contributions_of(hits, method.stage, task=config.task)
     ranked = rank_pairs(rows.drop(columns=list(_OWN)), bootstrap(contributions, seed=config.seed))
     ranked = ranked.set_index(["image_encoder", "text_encoder"])[list(_OWN)]
     joint = rows.drop(columns=list(_OWN)).join(ranked, on=["image_encoder", "text_encoder"])

@@ -4,7 +4,7 @@ Ranks and chances of being the best depend on who takes part, so they are counte
 not. Opening a run compares all of its pairs once; each limit after that takes a moment.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from hyperalign.rank.resampling import Contributions, per_image, per_picture
 from hyperalign.rank.standings import Standings, pareto
 from hyperalign.run import Run, load_tensors
 
-__all__ = ["Limited", "OpenRun", "open_run"]
+__all__ = ["Limited", "OpenRun", "contributions_of", "open_run"]
 
 
 class Limited(NamedTuple):
@@ -44,7 +44,8 @@ class OpenRun:
     Attributes:
         run: The run.
         table: Rows of the method that answers, by position.
-        standings: The same pairs compared, in the order of the table.
+        standings: The same pairs compared, in the order of the run's hits, as the run itself compared them.
+        places: (P,) where each row of the table stands in that order.
         specs: The encoders that took part.
         latencies: Measured milliseconds by image encoder.
     """
@@ -52,6 +53,7 @@ class OpenRun:
     run: Run
     table: pd.DataFrame
     standings: Standings
+    places: NDArray[np.int64]
     specs: tuple[EncoderSpec, ...]
     latencies: dict[str, float]
 
@@ -71,12 +73,20 @@ class OpenRun:
             kept = kept & np.fromiter(map(limits.pair_params.contains, size), np.bool_, len(size))
         if not kept.any():
             raise ValueError("no pair of this run is within these limits; search anew for others")
-        rank, p_best = self.standings.among(kept)
+        rank, p_best = self._among(kept)
         position = np.arange(1, len(rank) + 1)
         table = self.table[kept].assign(position=position, rank=rank, p_best=p_best).reset_index(drop=True)
         best = pareto(*(table[name].to_numpy(float) for name in ("validation_score", "n_params_image")))
         counts = f"within the limits: {len(table):,} of the {len(self.table):,} pairs of this run"
         return Limited(table, best, counts, answer(table))
+
+    def _among(self, kept: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Rank and chance of being the best of the rows (Q of P) that take part, in the order of the table."""
+        taking_part = np.zeros(len(kept), np.bool_)
+        taking_part[self.places[kept]] = True
+        rank, p_best = self.standings.among(taking_part)
+        at = np.cumsum(taking_part)[self.places[kept]] - 1
+        return rank[at], p_best[at]
 
     def as_run(self, limits: Limits) -> Run:
         """The same as a run that can be shown: its table, its sentences; what it cost and who agreed stay away."""
@@ -107,37 +117,53 @@ def open_run(run: Run) -> OpenRun:
     own = board[board["method"] == run.result["method"]]
     first = own.sort_values("position", kind="stable").iloc[0]
     own = own[(own["sides"] == first["sides"]) & (own["seed"] == first["seed"])]
+    own = own[own["score"].notna()]  # pairs that left before everything was embedded have no hits
     table = own.sort_values("position", ignore_index=True)
-    contributions = _contributions(run, f"{first['method']}-{first['sides']}-{first['seed']}")
+    configuration = run.result["configuration"]
+    contributions = contributions_of(
+        load_tensors(run.path / "hits.safetensors"),
+        f"{first['method']}-{first['sides']}-{first['seed']}",
+        task=str(configuration.get("task", "retrieval")),
+    )
     specs = tuple(_spec(record) for record in run.result["encoders"])
-    in_hits = pd.Series(range(len(table)), index=_grid_order(table, specs))
+    in_hits = pd.Series(range(len(table)), index=_hits_order(run, table, specs))
     names = pd.MultiIndex.from_frame(table[["image_encoder", "text_encoder"]])
-    order = in_hits.loc[names].to_numpy()
-    ordered = Contributions(np.ascontiguousarray(contributions.hits[:, :, order]), contributions.trials)
     known = table.drop_duplicates("image_encoder").set_index("image_encoder")["latency_ms"].dropna()
     return OpenRun(
         run=run,
         table=table,
-        standings=Standings(ordered, seed=int(run.result["configuration"].get("seed", 0))),
+        standings=Standings(contributions, seed=int(configuration.get("seed", 0))),
+        places=np.asarray(in_hits.loc[names], dtype=np.int64),
         specs=specs,
         latencies={str(name): float(ms) for name, ms in known.items()},
     )
 
 
-def _contributions(run: Run, stage: str) -> Contributions:
-    """What each test image adds to the scores of the method that answers, pairs in the order of the grid."""
-    tensors = load_tensors(run.path / "hits.safetensors")
-    if run.result["configuration"].get("task") == "zero-shot":
-        return per_picture(tensors[f"{stage}/top_1"].astype(np.float32))
-    return per_image(tensors[f"{stage}/t2i"], tensors[f"{stage}/i2t"], tensors["owner"])
+def contributions_of(hits: Mapping[str, NDArray[Any]], stage: str, *, task: str) -> Contributions:
+    """What each test image adds to the scores of a method's pairs, in the order of its hits.
+
+    Args:
+        hits: Arrays of `hits.safetensors`.
+        stage: Of the method.
+        task: "retrieval" or "zero-shot".
+    """
+    if task == "zero-shot":
+        return per_picture(hits[f"{stage}/top_1"].astype(np.float32))
+    t2i, i2t = (hits[f"{stage}/{name}"].astype(np.float32) for name in ("t2i", "i2t"))
+    return per_image(t2i, i2t, hits["owner"])
 
 
-def _grid_order(table: pd.DataFrame, specs: Sequence[EncoderSpec]) -> pd.MultiIndex:
-    """The pairs of a table in the order of the grid, image encoders outermost: that of the hits."""
-    place = {spec.name: n for n, spec in enumerate(specs)}
-    names = table[["image_encoder", "text_encoder"]]
-    order = np.lexsort([names[side].map(place).to_numpy() for side in ("text_encoder", "image_encoder")])
-    return pd.MultiIndex.from_frame(names.iloc[order])
+def _hits_order(run: Run, table: pd.DataFrame, specs: Sequence[EncoderSpec]) -> pd.MultiIndex:
+    """The pairs in the order of the hits: what the run has noted (an adopted encoder's stand last), else the grid's."""
+    names: dict[str, list[str]] = {"image": [], "text": []}
+    for spec in specs:
+        names[spec.modality].append(spec.name)
+    if (run.path / "kept.safetensors").is_file():
+        pairs = load_tensors(run.path / "kept.safetensors")["pairs"]
+        return pd.MultiIndex.from_tuples([(names["image"][i], names["text"][j]) for i, j in pairs])
+    there = set(zip(table["image_encoder"], table["text_encoder"], strict=True))
+    grid = [(image, text) for image in names["image"] for text in names["text"]]
+    return pd.MultiIndex.from_tuples([pair for pair in grid if pair in there])
 
 
 def _spec(record: dict[str, Any]) -> EncoderSpec:

@@ -59,8 +59,11 @@ __all__ = [
     "ask",
     "digest_inputs",
     "embed",
+    "open_asked_data",
     "prepare_rows",
+    "score_on_test",
     "search",
+    "with_latencies",
 ]
 
 Progress = Callable[[str, int, int], None]
@@ -155,8 +158,8 @@ def search(
     checked = _verify(config, best, bench)
     lines += [line for one in (*solved, *checked) for line in one.lines]
 
-    candidates, everyone = (_with_latencies(one.candidates, cache_dir) for one in (staying, asked))
-    tested, test_lines = _test([*solved, *checked], prepared, candidates, config, progress)
+    candidates, everyone = (with_latencies(one.candidates, cache_dir) for one in (staying, asked))
+    tested, test_lines = score_on_test([*solved, *checked], prepared, candidates, config, progress)
     lines += test_lines
     _write_tensors(run, best, tested, prepared, candidates)
     main = next(one for one in tested if one.solved is best)
@@ -202,7 +205,14 @@ def ask(config: SearchConfig, *, cache_dir: Path, progress: Progress, dry: bool 
         dry: Measure no latency that a limit asks for, and ask no hub for the commit of weights.
     """
     candidates = find_candidates(config.zoo, config.limits, cache_dir=cache_dir, progress=progress, measure=not dry)
-    dataset, labels = open_data(
+    dataset, labels = open_asked_data(config, cache_dir, progress)
+    jobs = embedding_jobs(candidates, dataset, labels, cache_dir=cache_dir, autocast=config.autocast, ask_hub=not dry)
+    return Asked(candidates, dataset, labels, jobs)
+
+
+def open_asked_data(config: SearchConfig, cache_dir: Path, progress: Progress) -> tuple[Dataset, LabelSet | None]:
+    """The data set that a configuration names, and its label set where it names one."""
+    return open_data(
         config.data,
         strict=config.strict,
         seed=config.seed,
@@ -212,8 +222,6 @@ def ask(config: SearchConfig, *, cache_dir: Path, progress: Progress, dry: bool 
         cache_dir=cache_dir,
         progress=progress,
     )
-    jobs = embedding_jobs(candidates, dataset, labels, cache_dir=cache_dir, autocast=config.autocast, ask_hub=not dry)
-    return Asked(candidates, dataset, labels, jobs)
 
 
 def _promote(asked: Asked, config: SearchConfig, cache_dir: Path, progress: Progress) -> Promoted:
@@ -308,7 +316,7 @@ def _embedding_lines(run: Path, lines: Sequence[Line]) -> list[Line]:
     return list(lines)
 
 
-def _with_latencies(candidates: Candidates, cache_dir: Path) -> Candidates:
+def with_latencies(candidates: Candidates, cache_dir: Path) -> Candidates:
     """What embedding has measured meanwhile."""
     found = {spec.name: recall_latency(spec, cache_dir) for spec in candidates.images}
     return replace(candidates, latencies={name: ms for name, ms in found.items() if ms is not None})
@@ -324,7 +332,7 @@ def _verify(config: SearchConfig, best: Solved, bench: Workbench) -> list[Solved
     return [checked] if checked.solution.pairs else []
 
 
-def _test(
+def score_on_test(
     solved: Sequence[Solved], prepared: Prepared, candidates: Candidates, config: SearchConfig, progress: Progress
 ) -> tuple[list[Tested], list[Line]]:
     """Every method on the test items, with what that cost."""

@@ -20,7 +20,9 @@ from hyperalign.align.canonical_grid import build_canonical_grid
 from hyperalign.align.grid import Grid
 from hyperalign.align.solution import Kept
 from hyperalign.align.train import TrainConfig
+from hyperalign.embed.zoo import Limits
 from hyperalign.packing import pack_kept, unpack_kept
+from hyperalign.relimit import open_run
 from hyperalign.run import Run, find_finished, load_run, load_tensors, read_result, write_result
 
 CONFIG = TrainConfig(n_steps=240, batch_size=16, learning_rate=5e-3)
@@ -101,6 +103,18 @@ def test_new_pairs_are_near_those_of_a_full_search(folder: Path, name: str, othe
     assert {one["name"] for one in after.result["encoders"]} == {"sharp", "dull", "wide", "words", "phrases"}
     modalities = [one["modality"] for one in after.result["encoders"]]
     assert modalities == ["image"] * 3 + ["text"] * 2
+
+
+@pytest.mark.parametrize(("name", "other"), [("wide", "words"), ("words", "wide")])
+def test_an_adopted_run_under_other_limits_reads_its_own_hits(folder: Path, name: str, other: str) -> None:
+    """The pairs of an adopted text encoder stand behind all others, and not in the order of the grid."""
+    after = adopted(folder, searched(folder, other), name)
+
+    found = open_run(after).under(Limits()).table
+
+    own = after.leaderboard.sort_values("position", ignore_index=True)
+    assert found["rank"].tolist() == own["rank"].tolist()
+    np.testing.assert_allclose(found["p_best"], own["p_best"], atol=1e-9)
 
 
 def test_old_and_new_pairs_are_ranked_together(folder: Path) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 _HIDDEN = -1e4  # a logit that adds nothing: e^-1e4 is 0, where -inf would make NaN
 TILE_LOGITS = 2**22  # logits worked on at a time, 16 MiB as float32
+_PART_LOGITS = 2**20  # and of these so many get their weights at a time, which are as many again
 MAX_LOGITS = 2**28  # logits of a step that are kept, 1 GiB as float32; more are made twice
 
 
@@ -141,7 +142,9 @@ class _TiledInfoNCE(torch.autograd.Function):
         tiles, ctx.tiles = ctx.tiles, []  # they are used up; a second backward makes them again
         for rows in _tiles(image.shape[1], ctx.tile):
             inner = tiles.pop(0) if tiles else _exponentials(image, text, scale, valid, rows)
-            inner *= over_text[:, rows, None] + over_image[:, None, :]
+            for some in _tiles(inner.shape[1], max(1, _PART_LOGITS // (len(inner) * inner.shape[2]))):
+                part = slice(rows.start + some.start, rows.start + some.stop)
+                inner[:, some] *= over_text[:, part, None] + over_image[:, None, :]
             diagonal = inner.diagonal(offset=rows.start, dim1=1, dim2=2)
             diagonal.sub_(2 if valid is None else 2 * valid[:, rows])
             if grad_image is not None:
