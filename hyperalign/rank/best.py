@@ -5,8 +5,8 @@ puts noise on top, so it believes in the lead of a pair that was lucky; the more
 missing is how far apart pairs are in truth. That is estimated from the scores themselves: they differ by as much as
 truth and noise together, and the noise is known from the images.
 
-Over 2,100 simulated grids (`hyperalign bench --intervals`) the pair with the largest share was named with 59 % and was
-the best in 50 %; the chance given here said 47 % and came true in 49 %.
+Over 600 simulated grids (reports/bench-intervals.json) the pair with the largest share was named with 58 % and was the
+best in 49 %; the chance given here said 46 % and came true in 48 %.
 
 Model: true scores θ ~ N(μ, τ² I), scores θ̂ ~ N(θ, V). V comes from what each image adds to the scores, drawn towards
 a multiple of the identity, because n images say little of the covariance of P pairs when P is not far below n. In the
