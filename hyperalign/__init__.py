@@ -41,10 +41,12 @@ The map, in the order in which data meets the modules; a line of code may import
         grid            the rows that all methods see
         batches         which items and pairs a step sees
         connectors      linear maps and contrastive losses
+        damped          steps along the mean gradient, as far as it is no noise
         train           one loop for hypernetworks and baseline
         canonical       whitened coordinates
         directions      what of an encoder the other side predicts
         canonical_grid  all encoders in canonical coordinates, and the cross-covariances of all pairs
+        consensus       one basis for the coordinates of all encoders
         solution        what every method gives: connectors and their cost
         closed_form     connectors without a gradient step
         hypernetwork    networks that emit connectors

@@ -14,17 +14,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hyperalign.align.batches import FoldSampler, PairOrder, Sampler, SubgridOrder
+from hyperalign.align.batches import PairOrder, Sampler, SubgridOrder
 from hyperalign.align.canonical import Canonical, CanonicalConfig
-from hyperalign.align.canonical_grid import SetupShapes, count_folds, setup_flops, setup_shapes
+from hyperalign.align.canonical_grid import SetupShapes, setup_flops, setup_shapes
 from hyperalign.align.connectors import is_tiled
+from hyperalign.align.consensus import bases_flops
 from hyperalign.align.grid import Grid, PairIndex
 from hyperalign.align.hypernetwork import ResidualConfig, ResidualNetwork
-from hyperalign.align.residual import residual_step_flops
+from hyperalign.align.residual import emission_flops, residual_step_flops
 from hyperalign.align.solution import Solution
-from hyperalign.align.train import TrainConfig
+from hyperalign.align.train import TrainConfig, update_flops
 from hyperalign.ledger import (
-    adamw_flops,
     connector_step_flops,
     matmul_flops,
     mlp_step_flops,
@@ -40,7 +40,7 @@ class Forecast(NamedTuple):
     Attributes:
         setup_flops: Canonical coordinates and connectors in closed form; 0 where the method needs none.
         train_flops: Forward and backward of all steps, and the emission.
-        optimiser_flops: AdamW's updates.
+        optimiser_flops: Updates.
         n_steps: Optimiser steps, of all pairs or networks together.
         n_looks: How often validation is looked at while training.
         solution: The connectors, without numbers: their shapes say what scoring them costs.
@@ -97,11 +97,10 @@ def forecast(method: Method, grid: Grid, pairs: Sequence[PairIndex], recipe: Rec
 
 
 def canonical_bytes(grid: Grid, config: CanonicalConfig) -> int:
-    """Memory that rows, coordinates and the connectors of all folds take while they are made."""
+    """Memory that rows, coordinates and connectors take while they are made."""
     shapes, (n_img, n_txt) = setup_shapes(grid, config), grid.shape
     kept = grid.n_images * (sum(shapes.image_features) + sum(shapes.text_features) + n_img * shapes.rank)
-    n_folds = count_folds(grid, config, shapes.rank)
-    return 4 * (kept if shapes.keeps else 0) + 4 * (n_folds + 2) * n_img * n_txt * shapes.rank**2
+    return 4 * (kept if shapes.keeps else 0) + 4 * n_img * n_txt * shapes.rank**2
 
 
 def _setup(grid: Grid, recipe: Recipe) -> int:
@@ -125,23 +124,22 @@ def _closed_form(method: Method, grid: Grid, pairs: Sequence[PairIndex], recipe:
 def _residual(method: Method, grid: Grid, pairs: Sequence[PairIndex], recipe: Recipe) -> Forecast:
     config, shapes = replace(recipe.residual, seed=method.seed), setup_shapes(grid, recipe.canonical)
     features, shape = [*shapes.image_features, *shapes.text_features], ResidualConfig()
+    bases = torch.empty(len(features), shapes.rank, shapes.rank, device="meta")
     with torch.device("meta"):
-        network = ResidualNetwork(torch.ones(len(features), shapes.rank) > 0, grid.shape[0], shape, torch.Generator())
-    n_folds = count_folds(grid, recipe.canonical, shapes.rank)
-    sampler = FoldSampler(grid.owner, n_folds, config.batch_size, config.seed)
+        network = ResidualNetwork(bases, grid.shape[0], shape, torch.Generator())
+    sampler = Sampler(grid.owner, config.batch_size, config.seed)
     order = SubgridOrder(*grid.shape, config.pairs_per_step, config.seed)
-    n_steps = config.steps(sampler.steps_per_epoch, grid.shape)
-    flops = 0
-    for step in range(n_steps):
-        batch, (encoders, j) = sampler.samplers[step % n_folds].batch_size, order.draw()
+    n_steps, batch = config.steps(sampler.steps_per_epoch, grid.shape), sampler.batch_size
+    flops = bases_flops(shapes.image_ranks, shapes.text_ranks, shapes.rank)
+    for _ in range(n_steps):
+        encoders, j = order.draw()
         flops += residual_step_flops(network, batch, len(encoders), shapes.text_ranks[j])
         used = [] if shapes.keeps else [*encoders, grid.shape[0] + j]
         flops += sum(matmul_flops(batch, features[e], shapes.rank) for e in used)
-    emit = network.emit_flops(len(features)) + sum(2 * matmul_flops(f, shapes.rank, network.k) for f in features)
     n_looks = _n_looks(config, n_steps)
-    flops += (n_looks + 1) * emit  # every look emits all transforms
+    flops += (n_looks + 1) * emission_flops(network, features)  # every look emits all transforms
     n_params = sum(p.numel() for p in network.parameters()) + config.learn_scale
-    updates = adamw_flops(n_params, n_steps)
+    updates = update_flops(config, n_params, n_steps)
     return Forecast(_setup(grid, recipe), flops, updates, n_steps, n_looks, _canonical(grid, pairs, shapes))
 
 
@@ -159,7 +157,7 @@ def _sliced(method: Method, grid: Grid, pairs: Sequence[PairIndex], recipe: Reci
             drawn = [grid.images[i].shape[1] for i in order.draw()[:, 0]]
             flops += mlp_step_flops(len(drawn), widths, input_grad=False)
             flops += sum(_connector_step(sampler.batch_size, d_txt, d_img) for d_img in drawn)
-        updates += adamw_flops(_mlp_params(widths) + config.learn_scale, n_steps)
+        updates += update_flops(config, _mlp_params(widths) + config.learn_scale, n_steps)
     return Forecast(0, flops, updates, n_steps * grid.shape[1], 0, _between_rows(grid, pairs))
 
 
@@ -176,7 +174,7 @@ def _ape(method: Method, grid: Grid, pairs: Sequence[PairIndex], recipe: Recipe)
         flops += n_steps * matmul_flops(batch, sum(widths), shapes.rank)
     n_params = sum(w.numel() + w.shape[0] + config.learn_scale for w in solution.weights)
     setup = _setup(grid, recipe) if both else 0
-    return Forecast(setup, flops, adamw_flops(n_params, n_steps), n_steps * len(pairs), 0, solution)
+    return Forecast(setup, flops, update_flops(config, n_params, n_steps), n_steps * len(pairs), 0, solution)
 
 
 def _connector_step(batch: int, d_txt: int, d_img: int) -> int:

@@ -5,7 +5,7 @@ holds each against the counter to the unit. Left out on both sides are sums, bia
 products of a matrix and one vector.
 What the counter cannot see is listed here with a formula of its own: eigendecompositions (`eigh_flops`), other
 decompositions and triangular systems (`cholesky_flops`, `qr_flops`,
-`triangular_flops`), optimiser updates (`adamw_flops`).
+`svd_flops`, `triangular_flops`), optimiser updates (`adamw_flops`, `damped_flops`).
 """
 
 from collections.abc import Iterable
@@ -86,6 +86,19 @@ def qr_flops(n_rows: int, n_columns: int) -> int:
 def eigh_flops(dim: int) -> int:
     """FLOPs of a symmetric eigendecomposition with vectors, booked at 9·D³ (no counter sees it)."""
     return 9 * dim**3
+
+
+def svd_flops(n_rows: int, n_columns: int) -> int:
+    """FLOPs of the singular values and vectors of (r, R), r ≤ R, booked at 22·r²·R (no counter sees it)."""
+    return 22 * n_rows**2 * n_columns
+
+
+def damped_flops(n_params: int, n_steps: int = 1) -> int:
+    """FLOPs of updates along the damped mean gradient (`align.damped`), booked at 9 per parameter and step.
+
+    Powers of gradient and mean 2 each, mean 3, step 2.
+    """
+    return 9 * n_params * n_steps
 
 
 def adamw_flops(n_params: int, n_steps: int = 1) -> int:

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from hyperalign.ledger import cholesky_flops, eigh_flops, qr_flops, triangular_flops
+from hyperalign.ledger import cholesky_flops, eigh_flops, qr_flops, svd_flops, triangular_flops
 
 _UNSEEN = {
     torch.ops.aten.linalg_cholesky_ex: lambda square, *_, **__: cholesky_flops(square[0]),
     torch.ops.aten.linalg_solve_triangular: lambda square, right, *_, **__: triangular_flops(square[0], right[1]),
     torch.ops.aten._linalg_eigh: lambda square, *_, **__: eigh_flops(square[0]),
+    torch.ops.aten._linalg_svd: lambda wide, *_, **__: svd_flops(*wide),
     torch.ops.aten.linalg_qr: lambda tall, *_, **__: qr_flops(*tall),
 }
 

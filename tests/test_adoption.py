@@ -1,5 +1,6 @@
 """An encoder adopted into a finished run: near a full search for its own pairs, and nothing else is touched."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,14 @@ from hyperalign.align.adoption import adopt as adopt_rows
 from hyperalign.align.canonical import CanonicalConfig
 from hyperalign.align.canonical_grid import build_canonical_grid
 from hyperalign.align.grid import Grid
+from hyperalign.align.residual import RESIDUAL
 from hyperalign.align.solution import Kept
-from hyperalign.align.train import TrainConfig
 from hyperalign.embed.zoo import Limits
 from hyperalign.packing import pack_kept, unpack_kept
 from hyperalign.relimit import open_run
 from hyperalign.run import Run, find_finished, load_run, load_tensors, read_result, write_result
 
-CONFIG = TrainConfig(n_steps=240, batch_size=16, learning_rate=5e-3)
+CONFIG = replace(RESIDUAL, n_steps=240, batch_size=16)
 OWN = ["position", "rank", "p_best"]
 PAIR = ["image_encoder", "text_encoder"]
 
@@ -249,12 +250,13 @@ def test_training_alone_makes_the_loss_smaller() -> None:
     kept = known(grid, "image")
     met = meet(grid, "image", kept, CanonicalConfig())
     count = iter(range(100))
+    config = replace(CONFIG, batch_size=64)
 
-    found = adopt_rows(grid, "image", met, kept, CONFIG, n_steps=1200, validate=lambda _: float(next(count)))
+    found = adopt_rows(grid, "image", met, kept, config, n_steps=1200, validate=lambda _: float(next(count)))
 
     losses = [look.loss for look in found.fits[0].looks]
     assert found.fits[0].best_step == 40
-    start = _Learner(grid, met, "image", adoption_config(CONFIG, 1200), kept.logit_scale).loss()[0]
+    start = _Learner(grid, met, "image", adoption_config(config, 1200), kept.logit_scale).draw().loss
     assert losses[-1] < 0.9 * float(start.detach())
 
 
@@ -293,10 +295,10 @@ def test_flops_of_a_step_are_those_that_run(side: str) -> None:
     learner = _Learner(grid, met, side, adoption_config(CONFIG, 240), kept.logit_scale)
 
     with FlopCounterMode(display=False) as counter:
-        loss, flops = learner.loss()
-        loss.backward()
+        batch = learner.draw()
+        batch.objective.backward()
 
-    assert flops == counter.get_total_flops()
+    assert batch.flops == counter.get_total_flops()
 
 
 def test_what_is_kept_survives_the_disk() -> None:

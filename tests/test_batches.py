@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from hyperalign.align.batches import FoldSampler, PairOrder, Sampler, SubgridOrder, valid_items
+from hyperalign.align.batches import PairOrder, Sampler, SubgridOrder, valid_items
 
 
 def owners(counts: list[int]) -> NDArray[np.int64]:
@@ -58,25 +58,6 @@ def test_epochs_differ_in_their_order() -> None:
     sampler = Sampler(owners([1] * 12), 12, seed=0)
 
     assert not np.array_equal(sampler.draw(), sampler.draw())
-
-
-def test_a_batch_of_folds_has_pictures_of_one_fold_and_the_folds_take_turns() -> None:
-    owner = owners([1, 2, 3] * 7)
-    sampler = FoldSampler(owner, 3, 4, seed=0)
-
-    for step in range(2 * sampler.steps_per_epoch):
-        fold, captions = sampler.draw()
-        assert fold == step % 3
-        assert len(captions) == 4
-        assert (owner[captions] % 3 == fold).all()
-
-
-def test_every_caption_belongs_to_a_fold() -> None:
-    sampler = FoldSampler(owners([2] * 10), 4, 100, seed=0)
-
-    seen = np.concatenate([sampler.draw()[1] for _ in range(12)])
-
-    assert set(seen) == set(range(20))
 
 
 @settings(deadline=None, max_examples=50)

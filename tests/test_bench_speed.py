@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from small_zoo import small_config, write_world
 
-from hyperalign.align.train import TrainConfig, fit
+from hyperalign.align.train import Drawn, TrainConfig, fit
 from hyperalign.bench import loss_memory, speed, throughput, timed
 from hyperalign.bench.loss_memory import run_loss_apart
 from hyperalign.bench.opened import Opened, open_bench
@@ -101,8 +101,8 @@ def test_the_looks_at_validation_are_timed() -> None:
     class Idle:
         parameters = (torch.zeros(2, requires_grad=True),)
 
-        def loss(self) -> tuple[torch.Tensor, int]:
-            return self.parameters[0].sum(), 1
+        def draw(self) -> Drawn:
+            return Drawn(self.parameters[0].sum(), self.parameters[0].sum(), 1)
 
     def look() -> float:
         torch.linalg.svd(torch.eye(200))

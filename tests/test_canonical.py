@@ -294,13 +294,11 @@ def test_coordinates_book_what_the_counter_sees(keep: bool) -> None:
     ("field", "value"),
     [
         ("rank", 0),
-        ("n_folds", 1),
         ("image_ridge", 0.0),
         ("text_ridge", float("nan")),
         ("image_power", -1.0),
         ("max_features", -1),
         ("max_targets", 0),
-        ("fold_bytes", -1),
         ("store_bytes", -1),
     ],
 )

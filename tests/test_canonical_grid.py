@@ -1,4 +1,4 @@
-"""The set-up: laws its connectors obey, pictures they have not seen, and what it costs."""
+"""The set-up: laws its connectors obey, and what it costs."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,8 +16,6 @@ from hyperalign.align.canonical import CanonicalConfig
 from hyperalign.align.canonical_grid import (
     CanonicalGrid,
     build_canonical_grid,
-    count_folds,
-    leave_one_out,
     setup_flops,
     setup_shapes,
 )
@@ -25,9 +23,9 @@ from hyperalign.align.closed_form import solve_closed_form, to_text_side
 from hyperalign.align.grid import Grid, PairIndex, Rows, build_grid
 from hyperalign.forecast import hollow_grid
 
-CONFIG = CanonicalConfig(rank=8, n_folds=3)  # cuts two of the image encoders and both text encoders
-WHOLE = CanonicalConfig(rank=16, n_folds=3, image_power=0)
-ITERATED = CanonicalConfig(rank=6, n_folds=3)  # of encoders wider than 76
+CONFIG = CanonicalConfig(rank=8)  # cuts two of the image encoders and both text encoders
+WHOLE = CanonicalConfig(rank=16, image_power=0)
+ITERATED = CanonicalConfig(rank=6)  # of encoders wider than 76
 NOT_KEPT: dict[str, Any] = {"store_bytes": 0}
 
 
@@ -92,69 +90,13 @@ GRIDS = {
 def test_a_connector_is_the_mean_product_of_pictures_with_their_mean_caption(
     name: str, config: CanonicalConfig, store_bytes: int
 ) -> None:
-    """A held-out one of the pictures of the other folds alone; every picture counts once, however many captions."""
-    grid, n_folds = GRIDS[name], 4
+    """Every picture counts once, however many captions it has."""
+    grid = GRIDS[name]
 
-    canonical = build_canonical_grid(grid, replace(config, n_folds=n_folds, store_bytes=store_bytes))
+    canonical = build_canonical_grid(grid, replace(config, store_bytes=store_bytes))
 
     expected = mean_products(grid, canonical, list(range(31)))
     torch.testing.assert_close(canonical.cross, expected, atol=1e-4, rtol=1e-3)
-    for k in range(n_folds):
-        others = [picture for picture in range(31) if picture % n_folds != k]
-        expected = mean_products(grid, canonical, others)
-        torch.testing.assert_close(canonical.held_out[k], expected, atol=1e-4, rtol=1e-3)
-
-
-def test_leaving_out_a_fold_is_the_mean_over_the_others() -> None:
-    """Five pictures in two folds: {0, 2, 4} and {1, 3}."""
-    values = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0])
-
-    total, held_out = leave_one_out(torch.stack([values[0::2].sum(), values[1::2].sum()]), 5)
-
-    assert total.item() == 3
-    assert held_out.tolist() == [3, 3]
-    assert leave_one_out(torch.tensor([9.0, 6.0]), 5)[1].tolist() == [3, 3]
-
-
-def test_a_held_out_connector_has_not_seen_the_pictures_of_its_fold() -> None:
-    """Pictures of a fold that change places keep all moments; nothing is cut, so projections are what they were."""
-    grid, k, n_folds = plant(31), 1, 4
-    shuffled = np.array(grid.images[0][:])
-    shuffled[k::n_folds] = shuffled[k::n_folds][::-1]
-    other = build_grid([shuffled, *grid.images[1:]], list(grid.texts), grid.owner)
-
-    first, second = (build_canonical_grid(one, replace(WHOLE, n_folds=n_folds)) for one in (grid, other))
-    before, after = ([between_rows(c, fold) for fold in c.held_out] for c in (first, second))
-
-    assert_close(after[k], before[k])
-    for seen in (0, 2, 3):
-        for pair in (0, 1):  # of the image encoder whose pictures changed places
-            assert (after[seen][pair] - before[seen][pair]).norm() > 0.1 * before[seen][pair].norm()
-        assert_close(after[seen][2:], before[seen][2:])
-
-
-def test_the_mean_of_the_held_out_connectors_is_the_connector() -> None:
-    """Of folds of equal size, up to the size of the others."""
-    canonical = build_canonical_grid(plant(60), CONFIG)
-
-    torch.testing.assert_close(canonical.held_out.mean(0), canonical.cross, atol=1e-5, rtol=1e-4)
-
-
-@pytest.mark.parametrize(("n_images", "folds"), [(2, 2), (3, 2), (9, 4), (10, 5), (100, 5)])
-def test_every_fold_has_two_pictures_where_there_are_enough(n_images: int, folds: int) -> None:
-    grid, config = plant(n_images), CanonicalConfig(rank=8, n_folds=5)
-
-    assert count_folds(grid, config, 8) == folds
-    assert len(build_canonical_grid(grid, config).held_out) == folds
-
-
-@pytest.mark.parametrize(("fold_bytes", "folds"), [(4 * 1536, 4), (4 * 1536 - 1, 3), (0, 2), (2**40, 5)])
-def test_there_are_as_many_folds_as_fit_and_never_less_than_two(fold_bytes: int, folds: int) -> None:
-    """The connectors of a fold, 3 × 2 of 8 × 8 float32, take 1536 bytes."""
-    config = CanonicalConfig(rank=8, n_folds=5, fold_bytes=fold_bytes)
-
-    assert count_folds(plant(60), config, 8) == folds
-    assert len(build_canonical_grid(plant(60), config).held_out) == folds
 
 
 # which directions are kept, and what they weigh
@@ -232,7 +174,6 @@ def test_padded_coordinates_are_zero() -> None:
     assert narrow.canonical.own_rank == 3
     assert narrow[np.arange(60)][:, 3:].abs().max() == 0
     assert canonical.cross[0, :, 3:].abs().max() == 0
-    assert canonical.held_out[:, 0, :, 3:].abs().max() == 0
 
 
 @pytest.mark.parametrize("max_targets", [5, 12])
@@ -257,7 +198,7 @@ def test_mixtures_are_drawn_the_same_again_and_leave_the_global_generator_alone(
     second = build_canonical_grid(grid, config)
 
     assert untouched
-    assert torch.equal(first.held_out, second.held_out)
+    assert torch.equal(first.cross, second.cross)
 
 
 # what does not matter
@@ -266,9 +207,7 @@ def test_mixtures_are_drawn_the_same_again_and_leave_the_global_generator_alone(
 @pytest.mark.parametrize(("image_ridge", "text_ridge"), [(0.3, 0.03), (0.03, 0.3)])
 def test_each_side_has_a_ridge_of_its_own(image_ridge: float, text_ridge: float) -> None:
     """A pair of one feature each: coordinates have variance 1/(1 + λ)."""
-    config = CanonicalConfig(
-        rank=1, n_folds=2, normalise=False, image_power=0, image_ridge=image_ridge, text_ridge=text_ridge
-    )
+    config = CanonicalConfig(rank=1, normalise=False, image_power=0, image_ridge=image_ridge, text_ridge=text_ridge)
 
     canonical = build_canonical_grid(plant(50, image_dims=(1,), text_dims=(1,)), config)
 
@@ -338,9 +277,9 @@ def test_an_item_that_is_bad_for_both_sides_might_as_well_not_be_there(config: C
 @pytest.mark.parametrize("block", [3, 7])
 @pytest.mark.parametrize("changes", [{}, NOT_KEPT, {"max_targets": 9}], ids=["kept", "not kept", "mixed"])
 def test_blocks_do_not_matter(block: int, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither 3 nor 7 is a multiple of the folds, and blocks cut pictures' captions apart."""
+    """Blocks cut pictures' captions apart."""
     grid = spoil(plant(40, n_captions=3), images={0: [8]}, texts={1: [4, 60, 61, 62]})
-    config = replace(CONFIG, rank=6, n_folds=4, **changes)
+    config = replace(CONFIG, rank=6, **changes)
     whole = build_canonical_grid(grid, config)
     for module in ("canonical", "canonical_grid"):
         monkeypatch.setattr(f"hyperalign.align.{module}.BLOCK", block)
@@ -348,8 +287,6 @@ def test_blocks_do_not_matter(block: int, changes: dict[str, Any], monkeypatch: 
     parts = build_canonical_grid(grid, config)
 
     assert_close(between_rows(parts, parts.cross), between_rows(whole, whole.cross))
-    for k in range(4):
-        assert_close(between_rows(parts, parts.held_out[k]), between_rows(whole, whole.held_out[k]))
     assert parts.flops == whole.flops
 
 
@@ -361,8 +298,6 @@ def test_coordinates_that_do_not_fit_are_made_when_asked_for() -> None:
     assert (kept.keeps, made.keeps) == (True, False)
     assert made.stacked is None
     assert_close(between_rows(kept, kept.cross), between_rows(made, made.cross))
-    for k in range(3):
-        assert_close(between_rows(kept, kept.held_out[k]), between_rows(made, made.held_out[k]))
     for canonical in (kept, made):
         found = canonical.images_at(np.array([2, 0]), pictures[0])
         expected = torch.stack([canonical.images[i][pictures[0]] for i in (2, 0)])

@@ -12,7 +12,7 @@ from hyperalign.align.canonical_grid import CanonicalGrid, build_canonical_grid
 from hyperalign.align.closed_form import solve_closed_form, to_text_sided
 from hyperalign.align.grid import Grid, build_grid, to_float
 
-CONFIG = CanonicalConfig(rank=8, n_folds=3)
+CONFIG = CanonicalConfig(rank=8)
 
 
 def test_every_pair_is_learned_without_a_step() -> None:
@@ -35,8 +35,8 @@ def test_more_noise_makes_a_worse_pair() -> None:
 
 def test_connectors_are_cut_to_what_either_side_has() -> None:
     """A text encoder of width 4 has 4 coordinates and predicts no more than 4 of any image encoder."""
-    canonical = build_canonical_grid(plant(60, text_dims=(4, 10)), CanonicalConfig(rank=16, n_folds=3))
-    narrow = build_canonical_grid(plant(60, text_dims=(4,)), CanonicalConfig(rank=16, n_folds=3))
+    canonical = build_canonical_grid(plant(60, text_dims=(4, 10)), CanonicalConfig(rank=16))
+    narrow = build_canonical_grid(plant(60, text_dims=(4,)), CanonicalConfig(rank=16))
 
     assert [tuple(w.shape) for w in solve_closed_form(canonical).weights] == [
         (12, 4), (12, 10), (8, 4), (8, 10), (14, 4), (14, 10)
@@ -105,7 +105,7 @@ def test_the_text_sided_twin_is_better_than_chance() -> None:
         (plant(40), CanonicalConfig(rank=8, max_targets=1)),
         (plant(5), CONFIG),
         (plant(40), CanonicalConfig(rank=500)),
-        (plant(4), CanonicalConfig(n_folds=9)),
+        (plant(4), CanonicalConfig()),
         (plant(2), CONFIG),
         (plant(3), CONFIG),
         (spoil(plant(40), images={0: list(range(39))}), CONFIG),

@@ -11,22 +11,22 @@ from hyperalign.align.hypernetwork import (
     ResidualConfig,
     ResidualNetwork,
     SlicedNetwork,
-    Transform,
     fold_into,
     transform,
     transform_step_flops,
 )
 
-CONFIG = ResidualConfig(code_dim=4, hidden=(6, 5), transform_rank=2)
+CONFIG = ResidualConfig(code_dim=4, hidden=(6, 5))
 
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def residual(alive: Tensor | None = None, *, seed: int = 0) -> ResidualNetwork:
-    """Two image and one text encoder of rank 7, unless told which coordinates are alive."""
-    return ResidualNetwork(torch.ones(3, 7) > 0 if alive is None else alive, 2, CONFIG, generator(seed))
+def residual(bases: Tensor | None = None, *, seed: int = 0) -> ResidualNetwork:
+    """Two image and one text encoder of rank 7, their bases turned, unless told others."""
+    turned = torch.linalg.qr(torch.randn(3, 7, 7, generator=generator(5)))[0]
+    return ResidualNetwork(turned if bases is None else bases, 2, CONFIG, generator(seed))
 
 
 def shaken(network: ResidualNetwork) -> ResidualNetwork:
@@ -39,10 +39,8 @@ def shaken(network: ResidualNetwork) -> ResidualNetwork:
 
 
 def test_a_transform_is_known_by_hand() -> None:
-    """X + g ⊙ x + U Wᵀ x for x = (1, 2), g = (0, 1), U = (3, 0), W = (0, 1)."""
-    by = Transform(torch.tensor([[0.0, 1.0]]), torch.tensor([[[3.0], [0.0]]]), torch.tensor([[[0.0], [1.0]]]))
-
-    assert transform(torch.tensor([[[1.0, 2.0]]]), by).tolist() == [[[7.0, 4.0]]]
+    """X + T x for x = (1, 2) and T = ((0, 3), (0, 1))."""
+    assert transform(torch.tensor([[[1.0, 2.0]]]), torch.tensor([[[0.0, 3.0], [0.0, 1.0]]])).tolist() == [[[7.0, 4.0]]]
 
 
 def test_at_the_start_nothing_is_transformed() -> None:
@@ -56,36 +54,34 @@ def test_a_step_from_the_start_has_somewhere_to_go() -> None:
 
     transform(torch.randn(3, 5, 7, generator=generator()), network(torch.arange(3))).square().sum().backward()
 
-    last = network.mlp[-1]
-    assert isinstance(last, torch.nn.Linear)
-    assert last.weight.grad is not None
-    assert last.weight.grad[: 7 + 14].abs().max() > 0
+    assert network.last.grad is not None
+    assert network.last.grad.abs().max() > 0
 
 
 def test_encoders_of_both_sides_have_transforms_of_their_own() -> None:
     every = shaken(residual())(torch.arange(3))
 
     for one, other in ((0, 1), (0, 2)):
-        assert not torch.allclose(every.gain[one], every.gain[other])
-    torch.testing.assert_close(shaken(residual())(torch.tensor([2, 0])).left, every.left[[2, 0]])
+        assert not torch.allclose(every[one], every[other])
+    torch.testing.assert_close(shaken(residual())(torch.tensor([2, 0])), every[[2, 0]])
 
 
 def test_the_side_is_told_to_the_network() -> None:
-    network = shaken(residual())
+    network = shaken(residual(torch.eye(7).repeat(3, 1, 1)))
     with torch.no_grad():
         network.codes[2] = network.codes[0]
 
-    image, text = network(torch.tensor([0, 2])).gain
+    image, text = network(torch.tensor([0, 2]))
 
     assert not torch.allclose(image, text)
 
 
 def test_coordinates_that_are_always_zero_stay_zero() -> None:
-    alive = torch.ones(3, 7) > 0
-    alive[1, 4:] = False
-    rows = torch.randn(3, 5, 7, generator=generator()) * alive.unsqueeze(1)
+    bases = torch.eye(7).repeat(3, 1, 1)
+    bases[1, 4:] = 0
+    rows = torch.randn(3, 5, 7, generator=generator()) @ bases
 
-    found = transform(rows, shaken(residual(alive))(torch.arange(3)))
+    found = transform(rows, shaken(residual(bases))(torch.arange(3)))
 
     assert found[1, :, 4:].abs().max() == 0
     assert found[0, :, 4:].abs().min() > 0
@@ -95,9 +91,9 @@ def test_folding_a_transform_into_a_projection_is_applying_it() -> None:
     every = shaken(residual())(torch.arange(3))
     projection, rows = torch.randn(10, 7, generator=generator()), torch.randn(4, 10, generator=generator(1))
 
-    folded = rows @ fold_into(projection, every, 1)
+    folded = rows @ fold_into(projection, every[1])
 
-    torch.testing.assert_close(folded, transform((rows @ projection)[None], every.pick(torch.tensor([1])))[0])
+    torch.testing.assert_close(folded, transform((rows @ projection)[None], every[1:2])[0], atol=1e-5, rtol=1e-5)
 
 
 def test_a_network_is_its_seeds_and_leaves_the_global_generator_alone() -> None:
@@ -112,22 +108,50 @@ def test_a_network_is_its_seeds_and_leaves_the_global_generator_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_the_rank_of_a_transform_is_cut_to_that_of_the_space() -> None:
-    network = ResidualNetwork(torch.ones(2, 3) > 0, 1, ResidualConfig(transform_rank=16), generator())
+def test_two_encoders_that_are_turned_against_each_other_learn_the_same_thing_from_one_code() -> None:
+    """What one code says is said in the coordinates that all share."""
+    network = shaken(residual())
+    with torch.no_grad():
+        network.codes[1] = network.codes[0]
+    bases = network.get_buffer("bases")
 
-    assert network(torch.arange(2)).left.shape == (2, 3, 3)
+    first, second = network(torch.tensor([0, 1]))
+
+    torch.testing.assert_close(bases[0].T @ first @ bases[0], bases[1].T @ second @ bases[1], atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(first, second, atol=1e-2)
 
 
-@pytest.mark.parametrize("wrong", [{"code_dim": 0}, {"transform_rank": 0}, {"hidden": (8, 0)}])
-def test_a_width_of_zero_is_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="must be at least 1"):
+@pytest.mark.parametrize("hidden", [(2,), (64,), (8, 300)])
+def test_a_rate_means_the_same_for_every_width(hidden: tuple[int, ...]) -> None:
+    """What goes into the last layer has length 1: a step of it moves a transform by its own gradient."""
+    network = ResidualNetwork(torch.eye(3).repeat(2, 1, 1), 1, ResidualConfig(code_dim=4, hidden=hidden), generator())
+    upstream = torch.randn(1, 3, 3, generator=generator())
+
+    (network(torch.tensor([0])) * upstream).sum().backward()
+    with torch.no_grad():
+        assert network.last.grad is not None
+        network.last.sub_(network.last.grad)
+
+    torch.testing.assert_close(network(torch.tensor([0])), -upstream, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"code_dim": 0}, "must be at least 1"),
+        ({"hidden": (8, 0)}, "must be at least 1"),
+        ({"hidden": (8, 1)}, "at least 2 wide, got 1"),
+    ],
+)
+def test_a_width_that_says_nothing_is_refused(wrong: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
         ResidualConfig(**wrong)
 
 
 def test_no_hidden_layer_is_a_linear_network() -> None:
-    network = ResidualNetwork(torch.ones(2, 3) > 0, 1, ResidualConfig(hidden=()), generator())
+    network = ResidualNetwork(torch.eye(3).repeat(2, 1, 1), 1, ResidualConfig(hidden=()), generator())
 
-    assert network(torch.arange(2)).gain.shape == (2, 3)
+    assert network(torch.arange(2)).shape == (2, 3, 3)
 
 
 def test_an_emission_and_its_gradient_cost_what_the_counter_sees() -> None:
@@ -136,19 +160,19 @@ def test_an_emission_and_its_gradient_cost_what_the_counter_sees() -> None:
     with FlopCounterMode(display=False) as forward, torch.no_grad():
         network(torch.tensor([0, 2]))
     with FlopCounterMode(display=False) as step:
-        sum(part.sum() for part in network(torch.tensor([0, 2]))).backward()
+        network(torch.tensor([0, 2])).sum().backward()
 
     assert network.emit_flops(2) == forward.get_total_flops()
     assert network.step_flops(2) == step.get_total_flops()
 
 
 def test_a_transform_and_its_gradient_cost_what_the_counter_sees() -> None:
-    by = Transform(*(torch.randn(*shape, requires_grad=True) for shape in ((1, 7), (1, 7, 2), (1, 7, 2))))
+    by = torch.randn(1, 7, 7, requires_grad=True)
 
     with FlopCounterMode(display=False) as counter:
         transform(torch.randn(1, 5, 7), by).sum().backward()
 
-    assert counter.get_total_flops() == transform_step_flops(5, 7, 2)
+    assert counter.get_total_flops() == transform_step_flops(5, 7)
 
 
 def test_a_slice_is_the_front_of_the_output_scaled_by_its_size() -> None:

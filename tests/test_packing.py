@@ -22,7 +22,7 @@ from hyperalign.packing import join, pack, restrict, unpack
 from hyperalign.run import create_run, load_stage, save_stage
 
 GRID = plant(30, n_captions=2)
-CONFIG = CanonicalConfig(rank=8, n_folds=3, max_features=10)
+CONFIG = CanonicalConfig(rank=8, max_features=10)
 KINDS = ["ape", "closed-form", "twin", "hypernet", "sliced"]
 
 

@@ -39,11 +39,10 @@ def planned(config: SearchConfig, cache_dir: Path) -> Plan:
     [
         ({}, {"n_steps": 7}),
         ({"store_bytes": 0}, {"n_epochs": 0.5}),
-        ({"max_features": 11, "rank": 7, "n_folds": 3}, {"n_steps": 2}),
+        ({"max_features": 11, "rank": 7}, {"n_steps": 2}),
         ({"max_targets": 9, "rank": 12, "store_bytes": 0}, {"n_steps": 5}),
-        ({"fold_bytes": 0}, {"n_epochs": 0.5}),
     ],
-    ids=["kept", "not kept", "cut", "mixed and one text cut, not kept", "two folds"],
+    ids=["kept", "not kept", "cut", "mixed and one text cut, not kept"],
 )
 def test_a_plan_says_what_the_ledger_will_to_the_unit(
     world: Path, tmp_path: Path, canonical: dict[str, Any], steps: dict[str, Any]

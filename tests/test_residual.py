@@ -15,7 +15,7 @@ from hyperalign.align.hypernetwork import ResidualConfig, ResidualNetwork
 from hyperalign.align.residual import RESIDUAL, _ResidualLearner, _sides, residual_step_flops
 
 RANK, WIDTHS = 8, (5, 8)  # a text encoder narrower than the rank, and one that is not
-NETWORK = ResidualConfig(code_dim=4, hidden=(6,), transform_rank=3)
+NETWORK = ResidualConfig(code_dim=4, hidden=(6,))
 
 
 def drawn(width: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -74,15 +74,15 @@ def test_a_step_costs_what_runs_at_both_widths(store_bytes: int, tiled: bool, mo
     if tiled:
         monkeypatch.setattr("hyperalign.align.connectors.MAX_LOGITS", 1)
     grid = spoil(plant(60, text_dims=(5, 14)), images={1: [3]}, texts={1: [9]})
-    canonical = build_canonical_grid(grid, CanonicalConfig(rank=RANK, n_folds=3, store_bytes=store_bytes))
-    network = ResidualNetwork(torch.ones(5, RANK) > 0, 3, NETWORK, torch.Generator().manual_seed(0))
+    canonical = build_canonical_grid(grid, CanonicalConfig(rank=RANK, store_bytes=store_bytes))
+    network = ResidualNetwork(torch.eye(RANK).repeat(5, 1, 1), 3, NETWORK, torch.Generator().manual_seed(0))
     learner = _ResidualLearner(grid, canonical, network, replace(RESIDUAL, batch_size=16, pairs_per_step=2))
     sides, booked = [*canonical.images, *canonical.texts], list[int]()
 
     def step() -> None:
-        loss, flops = learner.loss()
-        loss.backward()
-        booked.append(flops)
+        batch = learner.draw()
+        batch.objective.backward()
+        booked.append(batch.flops)
 
     for _ in range(4):
         before = sum(side.flops for side in sides)
@@ -95,6 +95,6 @@ def test_a_step_costs_what_runs_at_both_widths(store_bytes: int, tiled: bool, mo
 
 def test_a_narrower_text_encoder_makes_a_cheaper_step() -> None:
     """At the default sizes, 64 of 128 coordinates; each product of the logits costs half."""
-    network = ResidualNetwork(torch.ones(4, 128) > 0, 2, ResidualConfig(), torch.Generator().manual_seed(0))
+    network = ResidualNetwork(torch.eye(128).repeat(4, 1, 1), 2, ResidualConfig(), torch.Generator().manual_seed(0))
 
     assert residual_step_flops(network, 256, 2, 64) < residual_step_flops(network, 256, 2, 128)

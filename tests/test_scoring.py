@@ -29,7 +29,7 @@ from hyperalign.scoring import (
     zero_shot_parts,
 )
 
-CONFIG = CanonicalConfig(rank=8, n_folds=3)
+CONFIG = CanonicalConfig(rank=8)
 
 
 def between_rows(weight: torch.Tensor, bias: torch.Tensor | None = None) -> Solution:

@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from hyperalign.align.train import TrainConfig, fit, rate_at, scale_parameter
-from hyperalign.ledger import adamw_flops
+from hyperalign.align.train import Drawn, TrainConfig, fit, rate_at, scale_parameter
+from hyperalign.ledger import adamw_flops, damped_flops
 
 CONFIG = TrainConfig(n_steps=40, learning_rate=0.2, warmup_frac=0.0, clip_norm=0.0, n_validations=4)
 
@@ -27,13 +28,13 @@ class Parabola:
         """One number."""
         return [self.x]
 
-    def loss(self) -> tuple[Tensor, int]:
-        """The same at every step."""
+    def draw(self) -> Drawn:
+        """The same at every step; two pairs of equal losses."""
         self.n_losses += 1
         value = (self.x - 3).square().sum()
         if self.n_losses - 1 == self.broken_at:
             value = value + (0 * self.x.abs()).sqrt().sum() if self.gradient_alone else value * math.nan
-        return value, 5
+        return Drawn(value, value / 2, 5)
 
     def score(self) -> float:
         """Highest at 3."""
@@ -178,6 +179,25 @@ def test_gradients_are_scaled_down_to_the_norm() -> None:
     assert grads == [pytest.approx(-0.5, rel=1e-4), -2000]
 
 
+def test_a_damped_training_finds_the_bottom_too() -> None:
+    learner = Parabola()
+
+    record = fit(learner, replace(CONFIG, optimizer="damped", learning_rate=0.4), 40)
+
+    assert abs(learner.x.item() - 3) < 0.5
+    assert record.optimiser_flops == damped_flops(1, 40)
+
+
+@pytest.mark.parametrize("n_steps", [2, 3, 5])
+def test_a_damped_training_of_a_few_steps_goes_somewhere(n_steps: int) -> None:
+    """The first gradient cannot be told from noise; two that agree can."""
+    learner = Parabola()
+
+    fit(learner, replace(CONFIG, optimizer="damped", learning_rate=0.1), n_steps)
+
+    assert learner.x.item() > 0
+
+
 def test_the_scale_is_learned_as_a_logarithm_or_not_at_all() -> None:
     learned = scale_parameter(TrainConfig(n_steps=1, logit_scale=20.0))
     fixed = scale_parameter(TrainConfig(n_steps=1, learn_scale=False))
@@ -208,6 +228,8 @@ def test_steps_are_given_or_made_of_epochs(length: dict[str, Any], steps: int) -
         ({"betas": (0.9, 1.0)}, r"betas must be in \[0, 1\)"),
         ({"clip_norm": -1.0}, "clip_norm must be at least 0, got -1"),
         ({"weight_decay": math.nan}, "weight_decay must be at least 0"),
+        ({"memory_frac": 0.0}, r"memory_frac must be in \(0, 1\], got 0"),
+        ({"optimizer": "sgd"}, "optimizer must be adamw or damped, got sgd"),
         ({"n_validations": 0}, "n_validations must be at least 1, got 0"),
     ],
 )

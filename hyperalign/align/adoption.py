@@ -13,48 +13,40 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from hyperalign.align.batches import FoldSampler, valid_items
+from hyperalign.align.batches import Sampler, valid_items
 from hyperalign.align.canonical import Canonical, CanonicalConfig, Whitening
 from hyperalign.align.canonical_grid import CanonicalGrid, build_canonical_grid
 from hyperalign.align.closed_form import canonical_solution
 from hyperalign.align.connectors import contrastive, is_tiled
 from hyperalign.align.grid import Grid
-from hyperalign.align.hypernetwork import ResidualConfig, Transform, transform, transform_step_flops
+from hyperalign.align.hypernetwork import fold_into, transform, transform_step_flops
 from hyperalign.align.solution import Kept, Progress, Solution, Stop, Validate
-from hyperalign.align.train import TrainConfig, fit
+from hyperalign.align.train import Drawn, TrainConfig, fit
 from hyperalign.ledger import infonce_flops, matmul_flops
 
 STEPS_SHARE = 30  # an adoption takes at most this part of the search's steps
 
 
 def adoption_config(config: TrainConfig, n_steps: int) -> TrainConfig:
-    """How a newcomer is trained beside a search of `n_steps` steps: few steps, so larger ones on larger batches."""
+    """How a newcomer is trained beside a search of `n_steps` steps: few steps, so on larger batches."""
     return replace(
         config,
         n_steps=max(1, n_steps // STEPS_SHARE),
         n_epochs=None,
         batch_size=2 * config.batch_size,
-        learning_rate=2 * config.learning_rate,
         n_validations=1,
     )
 
 
 class _Learner:
-    """One transform of a newcomer's coordinates, all its pairs in every step.
-
-    As in the search, the connectors shown to a batch have not seen its pictures.
-    """
+    """One transform of a newcomer's coordinates, all its pairs in every step."""
 
     def __init__(self, grid: Grid, canonical: CanonicalGrid, side: str, config: TrainConfig, logit_scale: float):
         self.grid, self.canonical, self.side = grid, canonical, side
-        self.rank, self.k = canonical.cross.shape[-1], min(ResidualConfig().transform_rank, canonical.cross.shape[-1])
-        self.scale = torch.tensor(logit_scale)
-        self.sampler = FoldSampler(grid.owner, len(canonical.held_out), config.batch_size, config.seed)
-        self.held_out = canonical.held_out.flatten(1, 2)  # one of the two sides is the newcomer alone
-        drawn = torch.randn(1, self.rank, self.k, generator=torch.Generator().manual_seed(config.seed))
-        self.gain = torch.zeros(1, self.rank, requires_grad=True)
-        self.left = torch.zeros(1, self.rank, self.k, requires_grad=True)
-        self.right = (drawn / self.rank**0.5).requires_grad_()  # not zero, so that U has a gradient
+        self.rank, self.scale = canonical.cross.shape[-1], torch.tensor(logit_scale)
+        self.sampler = Sampler(grid.owner, config.batch_size, config.seed)
+        self.connectors = canonical.cross.flatten(0, 1)  # one of the two sides is the newcomer alone
+        self.change = torch.zeros(1, self.rank, self.rank, requires_grad=True)
         self.alive = self.own.projection.ne(0).any(0)[None, :, None]
 
     @property
@@ -64,34 +56,35 @@ class _Learner:
 
     @property
     def parameters(self) -> list[Tensor]:
-        return [self.gain, self.left, self.right]
+        return [self.change]
 
-    def transform(self) -> Transform:
-        """The newcomer's transform as it stands; coordinates that are always zero stay so."""
-        return Transform(self.gain, self.left * self.alive, self.right)
+    def transform(self) -> Tensor:
+        """(1, R, R), the newcomer's transform as it stands; coordinates that are always zero stay so."""
+        return self.change * self.alive
 
-    def loss(self) -> tuple[Tensor, int]:
-        fold, captions = self.sampler.draw()
-        pictures, connectors = self.grid.owner[captions], self.held_out[fold]
+    def draw(self) -> Drawn:
+        captions = self.sampler.draw()
+        pictures = self.grid.owner[captions]
         image = torch.stack([side[pictures] for side in self.canonical.images])
         text = torch.stack([side[captions] for side in self.canonical.texts])
         if self.side == "image":
             image = transform(image, self.transform()).expand(len(text), -1, -1)
         else:
             text = transform(text, self.transform())
-        sides = F.normalize(image, dim=2), F.normalize(text @ connectors.mT, dim=2)
+        sides = F.normalize(image, dim=2), F.normalize(text @ self.connectors.mT, dim=2)
         valid = valid_items(self.grid.image_ok[:, pictures], self.grid.text_ok[:, captions])
-        return contrastive(*sides, self.scale, valid).mean(), self.step_flops(len(captions))
+        losses = contrastive(*sides, self.scale, valid)
+        return Drawn(losses.sum(), losses.mean(), self.step_flops(len(captions)))
 
     def step_flops(self, batch: int) -> int:
         """FLOPs of one step of all pairs, projections to canonical coordinates not in it.
 
         Captions are mapped by connectors that are data: of a new text encoder they have a gradient, of partners none.
         """
-        n_pairs = len(self.held_out[0])
+        n_pairs = len(self.connectors)
         maps = (1 if self.side == "image" else 2) * matmul_flops(batch, self.rank, self.rank)
         logits = infonce_flops(batch, self.rank, tiled=is_tiled(n_pairs, batch))
-        return n_pairs * (maps + logits) + transform_step_flops(batch, self.rank, self.k)
+        return n_pairs * (maps + logits) + transform_step_flops(batch, self.rank)
 
 
 def meet(grid: Grid, side: str, kept: Kept, config: CanonicalConfig) -> CanonicalGrid:
@@ -144,9 +137,9 @@ def adopt(  # noqa: PLR0913 - who is adopted by whom, how, and who watches
         emissions += 1
         own = learner.own
         with torch.no_grad():
-            moved = [own._replace(projection=transform(own.projection[None], learner.transform())[0])]
+            moved = [own._replace(projection=fold_into(own.projection, learner.transform()[0]))]
         sides = (moved, texts) if side == "image" else (images, moved)
-        flops = emissions * 2 * matmul_flops(len(own.mean), learner.rank, learner.k)
+        flops = emissions * matmul_flops(len(own.mean), learner.rank, learner.rank)
         return replace(canonical_solution("hypernet", met, *sides), emit_flops=flops)
 
     record = fit(

@@ -13,11 +13,11 @@ from hyperalign.align.canonical_grid import CanonicalGrid
 from hyperalign.align.connectors import Connector, connect, contrastive, init_connector, is_tiled
 from hyperalign.align.grid import Gather, Grid, PairIndex, check_pictures
 from hyperalign.align.solution import Progress, Solution, Stop
-from hyperalign.align.train import TrainConfig, capped_scale, fit, scale_parameter
+from hyperalign.align.train import Drawn, TrainConfig, capped_scale, fit, scale_parameter
 from hyperalign.ledger import connector_step_flops
 
 APE = TrainConfig(n_epochs=10, batch_size=512, pairs_per_step=1, learning_rate=5e-3, n_validations=1)
-APE_BOTH = replace(APE, n_epochs=2, learning_rate=1e-3)
+APE_BOTH = replace(APE, n_epochs=2, learning_rate=1e-3, logit_scale=10.0, learn_scale=False)
 
 
 def solve_ape(
@@ -118,7 +118,7 @@ class _PairLearner:
         """Of projections to canonical coordinates so far; batches are projected where coordinates are not kept."""
         return sum(side.flops for side in (self.image, self.text) if isinstance(side, Coordinates))
 
-    def loss(self) -> tuple[Tensor, int]:
+    def draw(self) -> Drawn:
         captions = self.sampler.draw()
         pictures = self.grid.owner[captions]
         _, d_img, d_txt = self.connector.weight.shape
@@ -128,7 +128,8 @@ class _PairLearner:
             self.grid.image_ok[self.pair[0], pictures][None], self.grid.text_ok[self.pair[1], captions][None]
         )
         flops = connector_step_flops(len(captions), d_txt, d_img, tiled=is_tiled(1, len(captions)))
-        return contrastive(image[None], mapped, capped_scale(self.log_scale), valid).mean(), flops
+        loss = contrastive(image[None], mapped, capped_scale(self.log_scale), valid).mean()
+        return Drawn(loss, loss, flops)
 
 
 def _whitenings(n_encoders: int, sides: Sequence[Coordinates] | None) -> list[Canonical | None]:

@@ -102,34 +102,6 @@ class SubgridOrder:
         return self.orders[text].draw()[:, 0], text
 
 
-class FoldSampler:
-    """Batches whose pictures are all of one fold, the folds in turn."""
-
-    def __init__(self, owner: NDArray[np.int64], n_folds: int, batch_size: int, seed: int) -> None:
-        """Prepare; nothing is drawn yet.
-
-        Args:
-            owner: (n_captions,) image of each caption.
-            n_folds: Fold k has the pictures with index ≡ k modulo this.
-            batch_size: Captions in a batch, B; cut to the pictures of the fold.
-            seed: Seeds the order.
-        """
-        self.captions = [np.flatnonzero(owner % n_folds == k) for k in range(n_folds)]
-        owners = [np.unique(owner[captions], return_inverse=True)[1] for captions in self.captions]
-        self.samplers = [Sampler(own, batch_size, seed + k) for k, own in enumerate(owners)]
-        self.turn = -1
-
-    def draw(self) -> tuple[int, NDArray[np.int64]]:
-        """The fold, and (B,) caption indices."""
-        self.turn = (self.turn + 1) % len(self.captions)
-        return self.turn, self.captions[self.turn][self.samplers[self.turn].draw()]
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Whole batches in an epoch of every fold."""
-        return sum(sampler.steps_per_epoch for sampler in self.samplers)
-
-
 def valid_items(image_ok: NDArray[np.bool_], text_ok: NDArray[np.bool_]) -> Tensor | None:
     """(P, B) usable items of a batch, None where all are (the common case, and the faster one)."""
     both = image_ok & text_ok

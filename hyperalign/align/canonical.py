@@ -31,9 +31,6 @@ class CanonicalConfig:
         normalise: Whether rows are made unit vectors first.
         max_features: Of a wider encoder, only so many features of largest variance are used; 0 for all.
         max_targets: Directions are found from so many coordinates of the other side at most; more are mixed at random.
-        n_folds: Parts of the pictures, so that a connector can be made without the pictures it is tried on; fewer,
-            but at least two, where the connectors of all folds would take more than `fold_bytes`.
-        fold_bytes: See `n_folds`.
         store_bytes: Rows and coordinates are kept in memory up to this size for the whole grid, else read and made
             again where they are needed.
     """
@@ -45,14 +42,12 @@ class CanonicalConfig:
     normalise: bool = True
     max_features: int = 512
     max_targets: int = 1536
-    n_folds: int = 5
-    fold_bytes: int = 8 * 2**30
     store_bytes: int = 512 * 2**20
 
     def __post_init__(self) -> None:
         """Refuse values no run could use."""
-        least = {"rank": 1, "n_folds": 2, "image_power": 0, "max_features": 0, "max_targets": 1}
-        for name, low in {**least, "fold_bytes": 0, "store_bytes": 0}.items():
+        least = {"rank": 1, "image_power": 0, "max_features": 0, "max_targets": 1, "store_bytes": 0}
+        for name, low in least.items():
             if not getattr(self, name) >= low:
                 raise ValueError(f"{name} must be at least {low}, got {getattr(self, name)}")
         for name in ("image_ridge", "text_ridge"):

@@ -7,10 +7,7 @@ vectors of its cross-product with all encoders of the other side at once, so tha
 narrow. Image coordinates are weighted by σ^p, the strength of the prediction, so that what no caption can tell does
 not drown what captions do tell. And the two sides have ridges of their own.
 
-C is also kept by folds of the pictures, so that what is trained on top of it can be shown connectors that have not
-seen the pictures of the batch: C as it is made of all pictures fits them too well to learn from.
-
-Everything goes through the pictures in blocks: beside the connectors, N·M·R² for each fold, nothing grows with them.
+Everything goes through the pictures in blocks: beside the connectors, N·M·R², nothing grows with them.
 """
 
 import math
@@ -44,7 +41,6 @@ class CanonicalGrid(NamedTuple):
         images: N `Coordinates` of width R, weighted; kept in memory where `keeps`.
         texts: M `Coordinates` of width R.
         cross: (N, M, R, R), connectors from text to image coordinates, from all pictures.
-        held_out: (K, N, M, R, R), the same from all pictures but those with index ≡ k modulo K.
         flops: FLOPs of the set-up: moments, decompositions, projections, cross-products.
         keeps: Whether coordinates of the whole grid fit the memory that was allowed.
         stacked: (N, n_images, R), what `images` keep, as one; None where they keep nothing.
@@ -54,7 +50,6 @@ class CanonicalGrid(NamedTuple):
     images: list[Coordinates]
     texts: list[Coordinates]
     cross: Tensor
-    held_out: Tensor
     flops: int
     keeps: bool
     stacked: Tensor | None
@@ -184,8 +179,7 @@ def build_canonical_grid(grid: Grid, config: CanonicalConfig, *, known: Known = 
     seen = _Seen(images, projections, stacked)
     text_projections = _text_projections(seen, texts, shapes)
     on_text = _text_coordinates(grid, texts, text_projections, shapes)
-    folds = _cross(seen, on_text, shapes, count_folds(grid, config, shapes.rank))
-    cross, held_out = leave_one_out(folds, grid.n_images)
+    cross = _cross(seen, on_text, shapes)
     coordinates = []
     for i, (image, projection, weight) in enumerate(zip(images, projections, weights, strict=True)):
         canonical = image.whitening.canonical(projection * weight, shapes.rank)
@@ -196,19 +190,11 @@ def build_canonical_grid(grid: Grid, config: CanonicalConfig, *, known: Known = 
         images=coordinates,
         texts=[text.coordinates for text in on_text],
         cross=cross,
-        held_out=held_out,
         flops=setup_flops(shapes, known),
         keeps=shapes.keeps,
         stacked=stacked,
         whitenings=[side.whitening for side in (*images, *texts)],
     )
-
-
-def count_folds(grid: Grid, config: CanonicalConfig, rank: int) -> int:
-    """Parts of the pictures, K: as asked for, or as many as have two pictures each or fit in memory; at least two."""
-    n_img, n_txt = grid.shape
-    fitting = config.fold_bytes // (4 * n_img * n_txt * rank**2)
-    return max(2, min(config.n_folds, grid.n_images // 2, fitting))
 
 
 class _Side(Protocol):
@@ -408,37 +394,18 @@ def _text_coordinates(
     return found
 
 
-def _cross(seen: _Seen, texts: Sequence[_Said], shapes: SetupShapes, n_folds: int) -> Tensor:
-    """Sums of c_img c̄_txtᵀ of all pairs by fold, (K, N, M, R, R), fold k of the pictures with index ≡ k modulo K.
+def _cross(seen: _Seen, texts: Sequence[_Said], shapes: SetupShapes) -> Tensor:
+    """Means of c_img c̄_txtᵀ over the pictures, of all pairs, (N, M, R, R).
 
     Narrow encoders are multiplied at their own width; the rest of their R×R is zero.
     """
     ranks, rank = shapes.image_ranks, shapes.rank
-    sums = torch.zeros(n_folds, len(ranks), len(texts), rank, rank)
+    sums = torch.zeros(len(ranks), len(texts), rank, rank)
     for first, last in _blocks(shapes.n_images):
         image = seen.block(first, last)
         for j, text in enumerate(texts):
             coordinates = text.block(first, last)
-            for k in range(n_folds):  # one product of all image encoders with one text encoder
-                own = slice((k - first) % n_folds, None, n_folds)
-                parts = (image[own].mT @ coordinates[own]).split(ranks)
-                for i, part in enumerate(parts):
-                    sums[k, i, j, : ranks[i], : coordinates.shape[1]] += part
-    return sums
-
-
-def leave_one_out(folds: Tensor, n_images: int) -> tuple[Tensor, Tensor]:
-    """Means over all pictures, and over all but those of each fold.
-
-    Args:
-        folds: (K, ...) sums over the pictures with index ≡ k modulo K; written over.
-        n_images: Pictures in all.
-
-    Returns:
-        (...) and (K, ...).
-    """
-    n_folds = len(folds)
-    left = torch.tensor([n_images - len(range(k, n_images, n_folds)) for k in range(n_folds)])
-    total = folds.sum(0)
-    held_out = folds.neg_().add_(total).div_(left.clamp_min(1).view(-1, *[1] * total.ndim))
-    return total / n_images, held_out
+            parts = (image.mT @ coordinates).split(ranks)  # one product of all image encoders with one text encoder
+            for i, part in enumerate(parts):
+                sums[i, j, : ranks[i], : coordinates.shape[1]] += part
+    return sums.div_(shapes.n_images)

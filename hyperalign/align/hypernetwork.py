@@ -1,16 +1,17 @@
 """Networks that emit connectors.
 
 `ResidualNetwork` (the default) emits for each encoder a transform of its canonical space, from one learned code per
-encoder: N + M emissions serve N×M pairs. `SlicedNetwork` (the poster's) emits one weight as wide as the widest image
-encoder from the mean of a batch of its embeddings, and each encoder takes a slice.
+encoder: N + M emissions serve N×M pairs. It emits in coordinates that all encoders share (see `consensus`).
+`SlicedNetwork` (the poster's) emits one weight as wide as the widest image encoder from the mean of a batch of its
+embeddings, and each encoder takes a slice.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from hyperalign.align.connectors import Connector
@@ -23,46 +24,28 @@ class ResidualConfig:
 
     Attributes:
         code_dim: Width of the learned code of an encoder.
-        hidden: Widths of the MLP's hidden layers.
-        transform_rank: Rank k of an emitted transform T = diag(g) + U Wᵀ.
+        hidden: Widths of the MLP's hidden layers, the last at least 2; without any, codes are mapped as they are.
     """
 
     code_dim: int = 32
     hidden: tuple[int, ...] = (32,)
-    transform_rank: int = 32
 
     def __post_init__(self) -> None:
         """Refuse values no run could use."""
-        if min(self.code_dim, self.transform_rank, *self.hidden) < 1:
-            raise ValueError(f"code_dim, hidden and transform_rank must be at least 1, got {self}")
+        if min([self.code_dim, *self.hidden]) < 1:
+            raise ValueError(f"code_dim and hidden must be at least 1, got {self}")
+        if self.hidden and self.hidden[-1] < 2:
+            raise ValueError(f"the last hidden layer must be at least 2 wide, got {self.hidden[-1]}")
 
 
-class Transform(NamedTuple):
-    """E transforms of canonical spaces, x → x + g ⊙ x + U Wᵀ x.
-
-    Attributes:
-        gain: g, (E, R)
-        left: U, (E, R, k)
-        right: W, (E, R, k)
-    """
-
-    gain: Tensor
-    left: Tensor
-    right: Tensor
-
-    def pick(self, index: Tensor | slice) -> "Transform":
-        """Transforms of some encoders, in the order asked for."""
-        return Transform(self.gain[index], self.left[index], self.right[index])
+def transform(rows: Tensor, by: Tensor) -> Tensor:
+    """(I + T) x for rows x, (E, B, R), and T, (E, R, R) -> (E, B, R)."""
+    return rows + rows @ by.mT
 
 
-def transform(rows: Tensor, by: Transform) -> Tensor:
-    """(I + T) x for rows x, (E, B, R) -> (E, B, R)."""
-    return rows + rows * by.gain.unsqueeze(1) + (rows @ by.right) @ by.left.mT
-
-
-def transform_step_flops(batch: int, rank: int, k: int) -> int:
+def transform_step_flops(batch: int, rank: int) -> int:
     """FLOPs of forward and backward of one transform of (batch, rank) rows, which are data and have no gradient."""
-    return 5 * matmul_flops(batch, rank, k)
+    return 2 * matmul_flops(batch, rank, rank)
 
 
 def _layers(widths: Sequence[int]) -> list[nn.Linear]:
@@ -93,77 +76,65 @@ def _emit_flops(n_rows: int, widths: Sequence[int]) -> int:
 
 
 class ResidualNetwork(nn.Module):
-    """One code per encoder and its side → a transform of its canonical space.
+    """One code per encoder and its side → a transform of its canonical space, T = Q MLP(code, side) Qᵀ.
 
-    The last layer starts so that every U and g is zero: at the start every connector is the closed form.
+    Q is the encoder's basis. What goes into the last layer is centred and has length 1, so that a rate means the same
+    for every width; the last layer starts at zero: at the start every connector is the closed form.
     Codes of the N image encoders come first, then those of the M text encoders.
     """
 
-    def __init__(self, alive: Tensor, n_image: int, config: ResidualConfig, generator: torch.Generator) -> None:
+    def __init__(self, bases: Tensor, n_image: int, config: ResidualConfig, generator: torch.Generator) -> None:
         """Make codes and layers.
 
         Args:
-            alive: (N + M, R), False where a coordinate of an encoder is always zero; a transform keeps it so.
+            bases: (N + M, R, R), Q of each encoder; zero rows where a coordinate of it is always zero.
             n_image: Image encoders, N.
             config: Widths.
             generator: Seeds codes and layers.
         """
         super().__init__()
-        n_encoders, self.rank = alive.shape
-        self.k = min(config.transform_rank, self.rank)
+        n_encoders, self.rank = bases.shape[:2]
         self.codes = nn.Parameter(torch.randn(n_encoders, config.code_dim, generator=generator))
         side = torch.ones(n_encoders, 1)
         side[n_image:] = -1
         self.register_buffer("side", side)
-        self.register_buffer("alive", alive)
-        rank = self.rank
-        self.widths = (config.code_dim + 1, *config.hidden, rank * (1 + 2 * self.k))
-        layers = _layers(self.widths)
-        for layer in layers[:-1]:
+        self.register_buffer("bases", bases)
+        self.widths = (config.code_dim + 1, *config.hidden, self.rank**2)
+        layers = _layers(self.widths[:-1])
+        for layer in layers:
             _draw(layer, generator, bias=False)
-        with torch.no_grad():
-            layers[-1].weight.zero_()
-            layers[-1].bias.zero_()
-            right = layers[-1].bias[-rank * self.k :]
-            right.normal_(std=rank**-0.5, generator=generator)  # W alone is not zero, so that U has a gradient
-        self.mlp = _mlp(layers)
+        self.hidden = nn.Sequential(*(module for layer in layers for module in (layer, nn.GELU())))
+        self.last = nn.Parameter(torch.zeros(self.widths[-1], self.widths[-2]))
 
-    def forward(self, encoders: Tensor) -> Transform:
+    def forward(self, encoders: Tensor) -> Tensor:
         """Transforms of some encoders.
 
         Args:
             encoders: (E,) indices, text encoders counted on from N.
 
         Returns:
-            E transforms.
+            (E, R, R)
         """
-        out: Tensor = self.mlp(torch.cat([self.codes[encoders], self.get_buffer("side")[encoders]], 1))
-        gain, left, right = out.split([self.rank, self.rank * self.k, self.rank * self.k], 1)
-        shape = (len(encoders), self.rank, self.k)
-        alive = self.get_buffer("alive")[encoders].unsqueeze(2)
-        return Transform(gain, left.reshape(shape) * alive, right.reshape(shape))
+        hidden = self.hidden(torch.cat([self.codes[encoders], self.get_buffer("side")[encoders]], 1))
+        hidden = F.normalize(hidden - hidden.mean(1, keepdim=True), dim=1)
+        emitted = (hidden @ self.last.mT).view(len(encoders), self.rank, self.rank)
+        bases = self.get_buffer("bases")[encoders]
+        return bases @ emitted @ bases.mT
 
     def step_flops(self, n_encoders: int) -> int:
         """FLOPs of one emission for `n_encoders` encoders, forward and backward."""
-        return mlp_step_flops(n_encoders, self.widths, input_grad=True)
+        turned = 4 * n_encoders * matmul_flops(self.rank, self.rank, self.rank)
+        return mlp_step_flops(n_encoders, self.widths, input_grad=True) + turned
 
     def emit_flops(self, n_encoders: int) -> int:
         """FLOPs of one emission, forward alone."""
-        return _emit_flops(n_encoders, self.widths)
+        turned = 2 * n_encoders * matmul_flops(self.rank, self.rank, self.rank)
+        return _emit_flops(n_encoders, self.widths) + turned
 
 
-def fold_into(projection: Tensor, by: Transform, encoder: int) -> Tensor:
-    """A projection followed by an encoder's transform, as one projection.
-
-    Args:
-        projection: (D, R)
-        by: Transforms.
-        encoder: Which of them.
-
-    Returns:
-        (D, R)
-    """
-    return transform(projection[None], by.pick(torch.tensor([encoder])))[0]
+def fold_into(projection: Tensor, by: Tensor) -> Tensor:
+    """A projection, (D, R), followed by a transform, (R, R), as one projection, (D, R)."""
+    return transform(projection[None], by[None])[0]
 
 
 class SlicedNetwork(nn.Module):

@@ -1,15 +1,17 @@
 """The default hypernetwork trained: a transform for every encoder, on the closed form of every pair."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from hyperalign.align.batches import FoldSampler, SubgridOrder, valid_items
+from hyperalign.align.batches import Sampler, SubgridOrder, valid_items
 from hyperalign.align.canonical_grid import CanonicalGrid
 from hyperalign.align.closed_form import canonical_solution
 from hyperalign.align.connectors import contrastive, is_tiled
+from hyperalign.align.consensus import bases_flops, find_bases
 from hyperalign.align.grid import Grid
 from hyperalign.align.hypernetwork import (
     ResidualConfig,
@@ -19,26 +21,33 @@ from hyperalign.align.hypernetwork import (
     transform_step_flops,
 )
 from hyperalign.align.solution import Kept, Progress, Solution, Stop, Validate
-from hyperalign.align.train import TrainConfig, capped_scale, fit, scale_parameter
+from hyperalign.align.train import Drawn, TrainConfig, capped_scale, fit, scale_parameter
 from hyperalign.ledger import infonce_flops, matmul_flops
 
 RESIDUAL = TrainConfig(
-    n_visits=18, batch_size=512, pairs_per_step=4, learning_rate=5e-3, logit_scale=10.0, n_validations=1
+    n_visits=18,
+    batch_size=512,
+    pairs_per_step=4,
+    optimizer="damped",
+    learning_rate=2.0,
+    clip_norm=0.0,
+    logit_scale=10.0,
+    learn_scale=False,
+    n_validations=1,
 )
 
 
 class _ResidualLearner:
     """The residual hypernetwork on sub-grids of P image encoders by one text encoder.
 
-    The connectors shown to a batch are those that have not seen its pictures, so what is learned is what helps on
-    pictures not seen. Of a text encoder with r < R coordinates the images are pulled back to them,
-    cos = (Cᵀx)·y / (|x| |C y|), so that the logits cost r and not R.
+    Of a text encoder with r < R coordinates the images are pulled back to them, cos = (Cᵀx)·y / (|x| |C y|), so that
+    the logits cost r and not R.
     """
 
     def __init__(self, grid: Grid, canonical: CanonicalGrid, network: ResidualNetwork, config: TrainConfig):
         self.grid, self.canonical, self.network = grid, canonical, network
         self.log_scale = scale_parameter(config)
-        self.sampler = FoldSampler(grid.owner, len(canonical.held_out), config.batch_size, config.seed)
+        self.sampler = Sampler(grid.owner, config.batch_size, config.seed)
         self.order = SubgridOrder(*grid.shape, config.pairs_per_step, config.seed)
         self.widths = canonical.widths
 
@@ -46,17 +55,17 @@ class _ResidualLearner:
     def parameters(self) -> list[Tensor]:
         return [*self.network.parameters(), *([self.log_scale] if self.log_scale.requires_grad else [])]
 
-    def loss(self) -> tuple[Tensor, int]:
-        (fold, captions), (encoders, j) = self.sampler.draw(), self.order.draw()
+    def draw(self) -> Drawn:
+        captions, (encoders, j) = self.sampler.draw(), self.order.draw()
         pictures, n_img, width = self.grid.owner[captions], self.grid.shape[0], self.widths[self.grid.shape[0] + j]
         index = torch.from_numpy(encoders)
         emitted = self.network(torch.cat([index, torch.tensor([n_img + j])]))
-        image = transform(self.canonical.images_at(encoders, pictures), emitted.pick(slice(0, -1)))
-        text = transform(self.canonical.texts[j][captions][None], emitted.pick(slice(-1, None)))[0]
-        connectors = self.canonical.held_out[fold, index, j]
+        image = transform(self.canonical.images_at(encoders, pictures), emitted[:-1])
+        text = transform(self.canonical.texts[j][captions][None], emitted[-1:])[0]
         valid = valid_items(self.grid.image_ok[encoders][:, pictures], self.grid.text_ok[j, captions][None])
-        losses = contrastive(*_sides(image, text, connectors, width), capped_scale(self.log_scale), valid)
-        return losses.mean(), self.step_flops(len(captions), len(encoders), width)
+        sides = _sides(image, text, self.canonical.cross[index, j], width)
+        losses = contrastive(*sides, capped_scale(self.log_scale), valid)
+        return Drawn(losses.sum(), losses.mean(), self.step_flops(len(captions), len(encoders), width))
 
     def step_flops(self, batch: int, n_pairs: int, width: int) -> int:
         """FLOPs of one step, projections to canonical coordinates not in it."""
@@ -95,7 +104,7 @@ def residual_step_flops(network: ResidualNetwork, batch: int, n_pairs: int, widt
         maps = matmul_flops(width, rank, width) + 2 * matmul_flops(batch, width, width)
         maps += 2 * matmul_flops(batch, rank, width)
     logits = infonce_flops(batch, width, both_sides=True, tiled=is_tiled(n_pairs, batch))
-    per_encoder = transform_step_flops(batch, rank, network.k)
+    per_encoder = transform_step_flops(batch, rank)
     return n_pairs * (maps + logits) + (n_pairs + 1) * per_encoder + network.step_flops(n_pairs + 1)
 
 
@@ -124,23 +133,23 @@ def solve_residual(  # noqa: PLR0913 - what is trained, how, and who watches
         should_stop: True ends the training.
     """
     whitenings = [c.canonical for c in (*canonical.images, *canonical.texts)]
-    alive = torch.stack([c.projection.ne(0).any(0) for c in whitenings])
-    net = ResidualNetwork(alive, grid.shape[0], network or ResidualConfig(), torch.Generator().manual_seed(config.seed))
+    generator = torch.Generator().manual_seed(config.seed)
+    net = ResidualNetwork(_bases(canonical), grid.shape[0], network or ResidualConfig(), generator)
     learner = _ResidualLearner(grid, canonical, net, config)
-    before, emissions = _projected(canonical), 0
+    n_img, before, emissions = grid.shape[0], _projected(canonical), 0
 
     def emit() -> Solution:
         nonlocal emissions
         emissions += 1
         with torch.no_grad():
             every = net(torch.arange(len(whitenings)))
-            folded = [fold_into(c.projection, every, e) for e, c in enumerate(whitenings)]
+            folded = [fold_into(c.projection, by) for c, by in zip(whitenings, every, strict=True)]
         moved = [
             c._replace(projection=new) if new.isfinite().all() else c  # of a training that went to pieces
             for c, new in zip(whitenings, folded, strict=True)
         ]
-        flops = net.emit_flops(len(moved)) + sum(2 * matmul_flops(len(c.mean), net.rank, net.k) for c in moved)
-        solution = canonical_solution("hypernet", canonical, moved[: grid.shape[0]], moved[grid.shape[0] :])
+        flops = emission_flops(net, [len(c.mean) for c in moved])
+        solution = canonical_solution("hypernet", canonical, moved[:n_img], moved[n_img:])
         return replace(solution, emit_flops=emissions * flops)
 
     record = fit(
@@ -152,10 +161,24 @@ def solve_residual(  # noqa: PLR0913 - what is trained, how, and who watches
         should_stop=should_stop,
     )
     record.flops += _projected(canonical) - before  # what was projected for batches, where coordinates are not kept
-    n_img, scale = grid.shape[0], float(capped_scale(learner.log_scale).detach())
+    record.flops += bases_flops(canonical.widths[:n_img], canonical.widths[n_img:], net.rank)
+    scale = float(capped_scale(learner.log_scale).detach())
     kept = Kept(canonical.whitenings[:n_img], canonical.whitenings[n_img:], scale)
     return replace(emit(), fits=[record], kept=kept)
 
 
 def _projected(canonical: CanonicalGrid) -> int:
     return sum(c.flops for c in (*canonical.images, *canonical.texts))
+
+
+def emission_flops(network: ResidualNetwork, features: Sequence[int]) -> int:
+    """FLOPs of emitting all transforms and folding them into projections from so many features each."""
+    folded = sum(matmul_flops(n, network.rank, network.rank) for n in features)
+    return network.emit_flops(len(features)) + folded
+
+
+def _bases(canonical: CanonicalGrid) -> Tensor:
+    """Q of every encoder; a coordinate that no row of it has stays zero."""
+    sides = [*canonical.images, *canonical.texts]
+    alive = torch.stack([side.canonical.projection.ne(0).any(0) for side in sides])
+    return find_bases(canonical.cross, canonical.widths) * alive.unsqueeze(2)

@@ -9,7 +9,7 @@ from hyperalign.align.connectors import connect, contrastive, is_tiled
 from hyperalign.align.grid import KEEP_BYTES, Gather, Grid, blocks, check_pictures
 from hyperalign.align.hypernetwork import SlicedNetwork
 from hyperalign.align.solution import Progress, Solution, Stop
-from hyperalign.align.train import TrainConfig, capped_scale, fit, scale_parameter
+from hyperalign.align.train import Drawn, TrainConfig, capped_scale, fit, scale_parameter
 from hyperalign.ledger import connector_step_flops
 
 SLICED = TrainConfig(
@@ -38,7 +38,7 @@ class _SlicedLearner:
     def parameters(self) -> list[Tensor]:
         return [*self.network.parameters(), *([self.log_scale] if self.log_scale.requires_grad else [])]
 
-    def loss(self) -> tuple[Tensor, int]:
+    def draw(self) -> Drawn:
         captions, pairs = self.sampler.draw(), self.order.draw()
         pictures = self.grid.owner[captions]
         text_ok = self.grid.text_ok[self.text, captions]
@@ -54,7 +54,8 @@ class _SlicedLearner:
             losses.append(contrastive(F.normalize(image, dim=1)[None], mapped, scale, valid))
             tiled = is_tiled(1, len(captions))
             flops += connector_step_flops(len(captions), text.shape[2], image.shape[1], tiled=tiled)
-        return torch.cat(losses).mean(), flops
+        loss = torch.cat(losses).mean()
+        return Drawn(loss, loss, flops)
 
 
 def solve_sliced(

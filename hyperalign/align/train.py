@@ -8,14 +8,25 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from hyperalign.ledger import adamw_flops
+from hyperalign.align.damped import DampedMean
+from hyperalign.ledger import adamw_flops, damped_flops
 
 MAX_LOGIT_SCALE = 100.0
+_LEAST_MEMORY = 2.0  # gradients: fewer cannot be told from noise, and nothing would ever move
+
+
+_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "warmup_frac": (lambda share: 0 <= share < 1, "in [0, 1)"),
+    "logit_scale": (lambda scale: 0 < scale <= MAX_LOGIT_SCALE, f"in (0, {MAX_LOGIT_SCALE:g}]"),
+    "betas": (lambda betas: all(0 <= beta < 1 for beta in betas), "in [0, 1)"),
+    "memory_frac": (lambda share: 0 < share <= 1, "in (0, 1]"),
+    "optimizer": (lambda name: name in ("adamw", "damped"), "adamw or damped"),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,10 +39,12 @@ class TrainConfig:
         n_visits: Or, where neither is given, how often each encoder is drawn at least; a larger grid takes more steps.
         batch_size: Items per step, B; cut to the number of items.
         pairs_per_step: Encoder pairs per step, P; cut to the size of the grid. The baseline has one.
-        learning_rate: Peak rate of AdamW.
+        optimizer: AdamW, or steps along the damped mean of the gradients (see `damped`).
+        learning_rate: Peak rate.
         warmup_frac: Share of the steps spent rising to the peak rate, in [0, 1); the rest falls as a cosine to zero.
         betas: AdamW's decay rates of the two moments.
         weight_decay: AdamW's decay.
+        memory_frac: Share of the steps whose gradients the damped mean is of, in (0, 1].
         clip_norm: Gradients are scaled down to this norm; 0 for never.
         logit_scale: Inverse temperature at the start.
         learn_scale: Whether the inverse temperature is trained; it is capped at 100.
@@ -45,10 +58,12 @@ class TrainConfig:
     n_visits: int = 18
     batch_size: int = 512
     pairs_per_step: int = 8
+    optimizer: Literal["adamw", "damped"] = "adamw"
     learning_rate: float = 2e-3
     warmup_frac: float = 0.1
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
+    memory_frac: float = 0.2
     clip_norm: float = 1.0
     logit_scale: float = 20.0
     learn_scale: bool = True
@@ -72,12 +87,9 @@ class TrainConfig:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
-        if not 0 <= self.warmup_frac < 1:
-            raise ValueError(f"warmup_frac must be in [0, 1), got {self.warmup_frac}")
-        if not 0 < self.logit_scale <= MAX_LOGIT_SCALE:
-            raise ValueError(f"logit_scale must be in (0, {MAX_LOGIT_SCALE:g}], got {self.logit_scale}")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas must be in [0, 1), got {self.betas}")
+        for name, (held, rule) in _RULES.items():
+            if not held(getattr(self, name)):
+                raise ValueError(f"{name} must be {rule}, got {getattr(self, name)}")
 
     def steps(self, steps_per_epoch: int, shape: tuple[int, int] = (1, 1)) -> int:
         """Optimiser steps of a run whose epoch has so many, on a grid of so many image and text encoders.
@@ -110,6 +122,20 @@ def capped_scale(log_logit_scale: Tensor) -> Tensor:
     return log_logit_scale.exp()
 
 
+class Drawn(NamedTuple):
+    """A batch and what it cost.
+
+    Attributes:
+        objective: What the step goes down on.
+        loss: Mean over the pairs of the batch, in nats.
+        flops: Forward and backward.
+    """
+
+    objective: Tensor
+    loss: Tensor
+    flops: int
+
+
 class Learner(Protocol):
     """What the loop trains."""
 
@@ -117,8 +143,8 @@ class Learner(Protocol):
     def parameters(self) -> Sequence[Tensor]:
         """Leaves that the optimiser updates."""
 
-    def loss(self) -> tuple[Tensor, int]:
-        """Draw a batch; its mean loss in nats, and the FLOPs of its forward and backward."""
+    def draw(self) -> Drawn:
+        """Losses of the next batch."""
 
 
 class Look(NamedTuple):
@@ -126,7 +152,7 @@ class Look(NamedTuple):
 
     Attributes:
         step: Optimiser steps done.
-        loss: Loss of the last batch, in nats; NaN before the first step.
+        loss: Mean loss of the last batch, in nats; NaN before the first step.
         validation: Score on validation in per cent; NaN where not measured.
     """
 
@@ -143,7 +169,7 @@ class Fit:
         looks: The curve.
         n_steps: Optimiser steps done.
         flops: Forward and backward of all steps.
-        optimiser_flops: AdamW's updates, by formula.
+        optimiser_flops: Updates, by formula.
         best_step: The step whose state was kept.
         diverged: Whether a loss or a gradient that was not finite ended the training.
         stopped: Whether it was told to stop before it was finished.
@@ -182,7 +208,7 @@ def fit(
     progress: Callable[[int, int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Fit:
-    """Train `learner` in place for `n_steps` AdamW steps.
+    """Train `learner` in place for `n_steps` steps.
 
     Args:
         learner: Parameters and losses.
@@ -197,29 +223,46 @@ def fit(
         parameters stay finite. Where there is a validation the best state it has seen is kept.
     """
     parameters = list(learner.parameters)
-    optimiser = torch.optim.AdamW(
-        parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
-    )
+    update, n_params = _updates(parameters, config, n_steps), sum(p.numel() for p in parameters)
     record = Fit()
     watch = _Watch(parameters, record, config, n_steps, validate)
     while record.n_steps < n_steps and not (should_stop is not None and should_stop()):
-        for group in optimiser.param_groups:
-            group["lr"] = rate_at(record.n_steps, n_steps, config)
-        optimiser.zero_grad(set_to_none=True)
-        loss, flops = learner.loss()
-        record.flops += flops
-        if not _backward(loss, parameters, config):
+        for parameter in parameters:
+            parameter.grad = None
+        drawn = learner.draw()
+        record.flops += drawn.flops
+        if not _backward(drawn.objective, parameters, config):
             record.diverged = True
             break
-        optimiser.step()
+        update(rate_at(record.n_steps, n_steps, config))
         record.n_steps += 1
-        record.optimiser_flops += adamw_flops(sum(p.numel() for p in parameters))
+        record.optimiser_flops += update_flops(config, n_params)
         if progress is not None:
             progress(record.n_steps, n_steps)
-        watch.after_step(loss)
+        watch.after_step(drawn.loss)
     watch.finish()
     record.stopped = record.n_steps < n_steps and not record.diverged
     return record
+
+
+def update_flops(config: TrainConfig, n_params: int, n_steps: int = 1) -> int:
+    """FLOPs of the updates of a training, by formula."""
+    return (adamw_flops if config.optimizer == "adamw" else damped_flops)(n_params, n_steps)
+
+
+def _updates(parameters: Sequence[Tensor], config: TrainConfig, n_steps: int) -> Callable[[float], object]:
+    """What moves the parameters along their gradients, at a rate."""
+    if config.optimizer == "damped":
+        return DampedMean(parameters, max(_LEAST_MEMORY, config.memory_frac * n_steps)).step
+    adamw = torch.optim.AdamW(
+        parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
+    )
+
+    def step(rate: float) -> None:
+        adamw.param_groups[0]["lr"] = rate
+        adamw.step()
+
+    return step
 
 
 def _backward(loss: Tensor, parameters: Sequence[Tensor], config: TrainConfig) -> bool:

@@ -1,5 +1,7 @@
 """Trainings that ought to go wrong: five learning rates, three batch sizes, two grids.
 
+The rates of the residual hypernetwork go from a tenth of the configured one to ten times it.
+
 The residual hypernetwork starts at the closed form. With rollback off the end of each training is held against it on
 validation; with rollback on, on test too. The poster's hypernetwork is trained with the same settings beside it.
 """
@@ -18,7 +20,8 @@ from hyperalign.solve import Method, Recipe
 
 __all__ = ["Case", "cases", "measure"]
 
-RATES = tuple(float(f"{rate:.2g}") for rate in np.geomspace(1e-3, 1e-1, 5))
+RATES = tuple(float(f"{rate:.2g}") for rate in np.geomspace(0.1, 10, 5))  # times the rate that was asked for
+SLICED_RATES = tuple(float(f"{rate:.2g}") for rate in np.geomspace(1e-3, 1e-1, 5))
 BATCHES = (64, 256, 1024)
 PART = 4  # every fourth image encoder is the small grid
 SLICED_STEPS = 2  # of each network; one has as many parameters as a connector times 512, and a step takes seconds
@@ -52,7 +55,8 @@ def measure(asked: Asked) -> list[Sheet]:
     """
     opened, trials, task = open_bench(asked), Trials("collapse", asked), asked.config.task
     grids = {"whole": opened, "quarter": part_of(opened, range(0, len(opened.candidates.images), PART))}
-    base, every = asked.config.recipe(), cases()
+    base = asked.config.recipe()
+    every = cases(base.residual.learning_rate)
     methods = {case: (_method(case, asked.config.seed), _recipe(case, base)) for case in every}
     foreseen = announce([foresee(grids[case.grid], *methods[case], task=task) for case in every], asked.say)
     closed = {
@@ -64,20 +68,20 @@ def measure(asked: Asked) -> list[Sheet]:
         rows.append(_row(case, grids[case.grid], trial, closed[case.grid]))
     notes = [
         f"hypernet {base.residual.length}; the sliced network {SLICED_STEPS} steps for each text encoder; seed "
-        f"{asked.config.seed}; a batch is cut to the pictures there are, for hypernet to those of a fold",
+        f"{asked.config.seed}; a batch is cut to the pictures there are",
         *trials.notes(foreseen),
     ]
     return [Sheet("every training", rows, notes), _verdict(rows)]
 
 
-def cases() -> list[Case]:
-    """All trainings, one grid after the other."""
+def cases(rate: float) -> list[Case]:
+    """All trainings, one grid after the other; `rate` is the configured one of the residual hypernetwork."""
     return [
         Case(grid, method, rollback, batch_size, learning_rate)
         for grid in ("whole", "quarter")
         for method, rollback in (("hypernet", False), ("hypernet", True), ("hypernet-sliced", False))
         for batch_size in BATCHES
-        for learning_rate in RATES
+        for learning_rate in (SLICED_RATES if method == "hypernet-sliced" else [rate * times for times in RATES])
     ]
 
 
