@@ -203,7 +203,7 @@ def test_a_setting_names_what_differs(world: Path) -> None:
     words = [setting_of(method, recipe) for method in METHODS]
 
     assert words[0] == "no training"
-    assert words[2] == "batch 16, 10 steps x 3 pairs, rate 0.005"
+    assert words[2] == "batch 16, 10 steps x 3 pairs, rate 2"
     assert words[4] == "batch 16, 6 epochs, rate 0.05"
     assert words[5] == "batch 16, 2 epochs, rate 0.001"
 
@@ -359,7 +359,7 @@ def test_the_claims_are_read_off_the_rows(curved: list[Sheet]) -> None:
     def mean(method: str, setting: str, column: str) -> float:
         return float(np.mean([r[column] for r in rows if r["method"] == method and r["setting"] == setting]))
 
-    own, base = "batch 16, 10 steps x 3 pairs, rate 0.005", "batch 16, 6 epochs, rate 0.05"
+    own, base = "batch 16, 10 steps x 3 pairs, rate 2", "batch 16, 6 epochs, rate 0.05"
     gain = mean("hypernet", own, "test_score") - mean("ape", base, "test_score")
     assert differences[0]["score"] == pytest.approx(gain, abs=2e-3)
     assert differences[0]["low_score"] < gain < differences[0]["high_score"]
@@ -402,7 +402,8 @@ def test_a_clear_difference_has_an_interval_on_its_own_side_of_nothing(world: Pa
 
 
 def test_a_collapse_counts_what_its_rows_say(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collapse, "RATES", (1e-3, 0.3))
+    monkeypatch.setattr(collapse, "RATES", (0.1, 1e5))
+    monkeypatch.setattr(collapse, "SLICED_RATES", (1e-3, 0.3))
     monkeypatch.setattr(collapse, "BATCHES", (4, 16))
     monkeypatch.setattr(collapse, "SLICED_STEPS", 2)
 
@@ -416,7 +417,7 @@ def test_a_collapse_counts_what_its_rows_say(world: Path, monkeypatch: pytest.Mo
         assert verdict["n_above_closed_form"] == sum(row["above_closed_form_score"] > 0 for row in own)
         assert verdict["worst_test_above_closed_form_score"] == min(row["test_above_closed_form_score"] for row in own)
     off, on, sliced = verdicts
-    assert off["worst_test_above_closed_form_score"] < -20  # a rate of 0.3 throws the closed form away
+    assert off["worst_test_above_closed_form_score"] < -20  # a rate of 2e5 throws the closed form away
     assert on["worst_test_above_closed_form_score"] > off["worst_test_above_closed_form_score"] + 10
     assert on["n_rolled_back"] > 0 == off["n_rolled_back"]
     assert off["holds"] == "no"
