@@ -120,6 +120,8 @@ The map, in the order in which data meets the modules; a line of code may import
         architectures   the image encoders it trains
         text            captions become rows, for a model from scratch
         model           pictures and captions embedded, adapted or not
+        pairs           what a training step sees
+        train           one loop for HyperCLIP and its baseline
         stored          models on disk
         specialise      one set of prompts folded into the image encoder
     doctor     what is installed and what is wrong with it
