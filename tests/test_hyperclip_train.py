@@ -1,4 +1,4 @@
-"""Training HyperCLIP and its baseline: what a step sees, that both learn, and that a training cut short ends the same."""
+"""Training HyperCLIP and its baseline: what a step sees, that both learn, that a training cut short ends the same."""
 
 from dataclasses import asdict, replace
 from pathlib import Path

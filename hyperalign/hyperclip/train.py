@@ -84,12 +84,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Refuse values no training could use."""
         least = {"batch_size": 2, "n_parts": 1, "n_pools": 1, "checkpoint_steps": 1, "weight_decay": 0, "clip_norm": 0}
-        for name, low in {**least, "text_rate": 0, "hyper_rate": 0}.items():
-            if not getattr(self, name) >= low:
-                raise ValueError(f"{name} must be at least {low}, got {getattr(self, name)}")
-        for name in ("n_steps", "n_prompts"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name, low in {**least, "text_rate": 0, "hyper_rate": 0, "n_steps": 1, "n_prompts": 1}.items():
+            value = getattr(self, name)
+            if value is not None and not value >= low:
+                raise ValueError(f"{name} must be at least {low}, got {value}")
         if self.batch_size < 2 * self.n_parts:
             raise ValueError(f"a part of a step needs two pictures, got batch_size {self.batch_size} in {self.n_parts}")
         if not self.n_epochs > 0 or not self.learning_rate > 0:
@@ -98,10 +96,12 @@ class TrainConfig:
             raise ValueError(f"warmup_frac must be in [0, 1), got {self.warmup_frac}")
         if not 0 < self.crop <= 1:
             raise ValueError(f"crop must be in (0, 1], got {self.crop}")
-        choices = {"loss": ("siglip", "infonce"), "bn": ("running", "batch"), "precision": ("no", "bf16", "fp16")}
-        for name, allowed in choices.items():
+        for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be {' or '.join(allowed)}, got {getattr(self, name)!r}")
+
+
+_CHOICES = {"loss": ("siglip", "infonce"), "bn": ("running", "batch"), "precision": ("no", "bf16", "fp16")}
 
 
 class Look(NamedTuple):
