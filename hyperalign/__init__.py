@@ -110,6 +110,7 @@ The map, in the order in which data meets the modules; a line of code may import
         page            a run as one HTML file
         planned         a plan in the terminal
         benched         a measurement in the terminal
+        adapted         an adaptation in the terminal
         drawn           score against FLOPs as a figure
         lists           encoders, cache entries, facts
         progress        bars on a terminal, plain lines elsewhere
@@ -124,6 +125,9 @@ The map, in the order in which data meets the modules; a line of code may import
         train           one loop for HyperCLIP and its baseline
         stored          models on disk
         specialise      one set of prompts folded into the image encoder
+        measure         zero-shot and retrieval of a model
+        winner          a run's winner as the start of a model
+        adapt           the stage: every method trained and scored
     doctor     what is installed and what is wrong with it
     cli        words in, one library call, words out
         manners         what is said where, and what a mistake looks like
@@ -132,6 +136,7 @@ The map, in the order in which data meets the modules; a line of code may import
         stores          zoo and cache commands
         searching       search, embed, rerun, report
         benching        bench
+        adapting        adapt, specialise
 """
 
 __version__ = "0.1.0"
