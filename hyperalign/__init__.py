@@ -101,6 +101,13 @@ The map, in the order in which data meets the modules; a line of code may import
         grid            a search over a synthetic grid of any size
         adoption        each encoder left out and adopted
         measures        which measurements there are, and what is kept of one
+    hyperclip  a small image encoder fits itself to one set of prompts
+        vocabulary      which classes a caption names
+        language        which language a caption is in
+        rules           pairs that are worth training on
+        table_copies    tables without some of their captions
+        tar_copies      tar shards without some of their captions
+        filtering       data copied without the rest
     use        what is made of rows and connectors when the search is over
         index           rows as a Faiss index
     show       a saved run becomes a terminal table and one HTML file
@@ -110,6 +117,7 @@ The map, in the order in which data meets the modules; a line of code may import
         page            a run as one HTML file
         planned         a plan in the terminal
         benched         a measurement in the terminal
+        filtered        what a filter dropped
         drawn           score against FLOPs as a figure
         lists           encoders, cache entries, facts
         progress        bars on a terminal, plain lines elsewhere
@@ -122,6 +130,7 @@ The map, in the order in which data meets the modules; a line of code may import
         stores          zoo and cache commands
         searching       search, embed, rerun, report
         benching        bench
+        filtering       filter
 """
 
 __version__ = "0.1.0"
