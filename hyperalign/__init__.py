@@ -122,6 +122,14 @@ The map, in the order in which data meets the modules; a line of code may import
         lists           encoders, cache entries, facts
         progress        bars on a terminal, plain lines elsewhere
     config     words and TOML files become configurations
+    hyperclip  a small image encoder fits its prompts
+        normalisation   scales and biases: found, given from outside, folded in
+        hypernetwork    text embeddings become changes of scales and biases
+        architectures   the image encoders it trains
+        text            captions become rows, for a model from scratch
+        model           pictures and captions embedded, adapted or not
+        stored          models on disk
+        specialise      one set of prompts folded into the image encoder
     doctor     what is installed and what is wrong with it
     cli        words in, one library call, words out
         manners         what is said where, and what a mistake looks like

@@ -20,6 +20,7 @@ from hyperalign.align.connectors import (
     is_tiled,
     siglip,
     tiled_infonce,
+    tiled_siglip,
 )
 from hyperalign.ledger import infonce_flops
 
@@ -226,3 +227,22 @@ def test_the_order_of_items_does_not_matter(loss: Callable[..., Tensor]) -> None
     shuffled = loss(image[:, order], text[:, order], torch.tensor(10.0))
 
     torch.testing.assert_close(shuffled, loss(image, text, torch.tensor(10.0)))
+
+
+@pytest.mark.parametrize("tile", [1, 4, 9, 100, None])
+@pytest.mark.parametrize("shape", [(), (3, 1, 1)], ids=["shared", "per-pair"])
+def test_siglip_in_squares_is_siglip(tile: int | None, shape: tuple[int, ...]) -> None:
+    """9 rows in squares of 4 leave a remainder on both sides."""
+    inputs = [unit(3, 9, 5, seed=1), unit(3, 9, 5, seed=2), torch.full(shape, 7.0), torch.full(shape, -3.0)]
+
+    plain = gradients(siglip, *inputs)
+    tiled = gradients(tiled_siglip, *inputs, tile=tile)
+
+    for one, other in zip(plain, tiled, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_siglip_in_squares_of_unrelated_rows_is_known_by_hand() -> None:
+    loss = tiled_siglip(unit(2, 8, 4), unit(2, 8, 4, seed=1), torch.tensor(0.0), torch.tensor(0.0), tile=3)
+
+    torch.testing.assert_close(loss, torch.full((2,), 8 * math.log(2)))

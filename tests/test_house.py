@@ -25,7 +25,7 @@ OWNERS = {
     "timm": ("embed.networks", "embed.build_images"),
     "sentence_transformers": ("embed.sentences", "embed.build_texts"),
     "transformers": ("embed.sentences", "embed.build_texts"),
-    "tokenizers": ("embed.build_texts",),
+    "tokenizers": ("embed.build_texts", "hyperclip"),
     "huggingface_hub": ("embed.identity", "embed.check"),
     "accelerate": ("embed.encoders", "align.train", "hyperclip"),
     "datasets": ("embed.hub_data",),
