@@ -101,7 +101,15 @@ The map, in the order in which data meets the modules; a line of code may import
         grid            a search over a synthetic grid of any size
         adoption        each encoder left out and adopted
         measures        which measurements there are, and what is kept of one
-    hyperclip  a small image encoder fits itself to one set of prompts
+    config     words and TOML files become configurations
+    hyperclip  a small image encoder fits its prompts
+        normalisation   scales and biases: found, given from outside, folded in
+        hypernetwork    text embeddings become changes of scales and biases
+        architectures   the image encoders it trains
+        text            captions become rows, for a model from scratch
+        model           pictures and captions embedded, adapted or not
+        stored          models on disk
+        specialise      one set of prompts folded into the image encoder
         vocabulary      which classes a caption names
         language        which language a caption is in
         rules           pairs that are worth training on
@@ -117,19 +125,10 @@ The map, in the order in which data meets the modules; a line of code may import
         page            a run as one HTML file
         planned         a plan in the terminal
         benched         a measurement in the terminal
-        filtered        what a filter dropped
         drawn           score against FLOPs as a figure
         lists           encoders, cache entries, facts
+        filtered        what a filter dropped
         progress        bars on a terminal, plain lines elsewhere
-    config     words and TOML files become configurations
-    hyperclip  a small image encoder fits its prompts
-        normalisation   scales and biases: found, given from outside, folded in
-        hypernetwork    text embeddings become changes of scales and biases
-        architectures   the image encoders it trains
-        text            captions become rows, for a model from scratch
-        model           pictures and captions embedded, adapted or not
-        stored          models on disk
-        specialise      one set of prompts folded into the image encoder
     doctor     what is installed and what is wrong with it
     cli        words in, one library call, words out
         manners         what is said where, and what a mistake looks like

@@ -128,7 +128,7 @@ def test_a_vocabulary_is_read_from_text_json_and_label_sets(tmp_path: Path) -> N
     texts = [[name for name in read_vocabulary(str(tmp_path / file)) if name] for file in ("a.txt", "b.json", "c.json")]
 
     assert texts == [["dog", "cat"]] * 3
-    assert read_vocabulary("scenes:shapes") == list(open_label_set("scenes:shapes").class_names)
+    assert read_vocabulary("scenes:colour-shape") == list(open_label_set("scenes:colour-shape").class_names)
 
 
 @pytest.mark.parametrize(
@@ -344,7 +344,8 @@ def test_what_is_kept_opens_as_a_data_set_with_its_splits(tmp_path: Path) -> Non
     Image.new("RGB", (4, 4)).save(picture, "PNG")
     (tmp_path / "in" / "train").mkdir(parents=True)
     (tmp_path / "in" / "test").mkdir()
-    for split in ("train", "test"):
+    (tmp_path / "in" / "val").mkdir()
+    for split in ("train", "val", "test"):
         members = [(f"{i}.png", picture.getvalue() + bytes([i])) for i in range(4)]
         texts = [(f"{i}.txt", text.encode()) for i, text in enumerate([*ENGLISH, GERMAN[0]])]
         write_tar(tmp_path / "in" / split / f"{split[1]}.tar", [*members, *texts])
@@ -355,7 +356,7 @@ def test_what_is_kept_opens_as_a_data_set_with_its_splits(tmp_path: Path) -> Non
     assert {name: sorted(split.captions) for name, split in data.splits.items() if split.captions}["test"] == sorted(
         ENGLISH
     )
-    assert [path.relative_to(tmp_path / "out").as_posix() for path in found.files] == ["test/e.tar", "train/r.tar"]
+    assert [path.relative_to(tmp_path / "out").as_posix() for path in found.files] == ["test/e.tar", "train/r.tar", "val/a.tar"]
 
 
 # --- whole or not at all -------------------------------------------------------------------------------------------
