@@ -108,8 +108,14 @@ The map, in the order in which data meets the modules; a line of code may import
         architectures   the image encoders it trains
         text            captions become rows, for a model from scratch
         model           pictures and captions embedded, adapted or not
+        pairs           what a training step sees
+        train           one loop for HyperCLIP and its baseline
         stored          models on disk
         specialise      one set of prompts folded into the image encoder
+        evaluation      accuracy, worst group and recall of a model
+        probe           a linear probe that starts at the classes' rows
+        bound           scales and biases tuned on the classes themselves
+        overhead        what the hypernetwork costs in training
         vocabulary      which classes a caption names
         language        which language a caption is in
         rules           pairs that are worth training on
