@@ -112,7 +112,7 @@ The map, in the order in which data meets the modules; a line of code may import
         train           one loop for HyperCLIP and its baseline
         stored          models on disk
         specialise      one set of prompts folded into the image encoder
-        evaluation      accuracy, worst group and recall of a model
+        parts           a label set cut in two, and its worst group
         probe           a linear probe that starts at the classes' rows
         bound           scales and biases tuned on the classes themselves
         overhead        what the hypernetwork costs in training

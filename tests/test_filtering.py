@@ -356,7 +356,11 @@ def test_what_is_kept_opens_as_a_data_set_with_its_splits(tmp_path: Path) -> Non
     assert {name: sorted(split.captions) for name, split in data.splits.items() if split.captions}["test"] == sorted(
         ENGLISH
     )
-    assert [path.relative_to(tmp_path / "out").as_posix() for path in found.files] == ["test/e.tar", "train/r.tar", "val/a.tar"]
+    assert [path.relative_to(tmp_path / "out").as_posix() for path in found.files] == [
+        "test/e.tar",
+        "train/r.tar",
+        "val/a.tar",
+    ]
 
 
 # --- whole or not at all -------------------------------------------------------------------------------------------
