@@ -112,6 +112,9 @@ The map, in the order in which data meets the modules; a line of code may import
         train           one loop for HyperCLIP and its baseline
         stored          models on disk
         specialise      one set of prompts folded into the image encoder
+        measure         zero-shot and retrieval of a model
+        winner          a run's winner as the start of a model
+        adapt           the stage: every method trained and scored
         parts           a label set cut in two, and its worst group
         probe           a linear probe that starts at the classes' rows
         bound           scales and biases tuned on the classes themselves
@@ -131,6 +134,7 @@ The map, in the order in which data meets the modules; a line of code may import
         page            a run as one HTML file
         planned         a plan in the terminal
         benched         a measurement in the terminal
+        adapted         an adaptation in the terminal
         drawn           score against FLOPs as a figure
         lists           encoders, cache entries, facts
         filtered        what a filter dropped
@@ -143,6 +147,7 @@ The map, in the order in which data meets the modules; a line of code may import
         stores          zoo and cache commands
         searching       search, embed, rerun, report
         benching        bench
+        adapting        adapt, specialise
         filtering       filter
 """
 

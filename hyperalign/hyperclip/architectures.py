@@ -105,8 +105,10 @@ def set_head(network: nn.Module, image_map: ImageMap) -> None:
     head: Any = network.head if isinstance(network, nn.Sequential) else network.get_classifier()  # type: ignore[operator]
     if not isinstance(head, nn.Linear | nn.Conv2d) or head.bias is None:
         raise ValueError(f"{type(network).__name__} has no linear head that a connector could be written into")
+    weight = image_map.weight
     with torch.no_grad():
-        head.weight.copy_(image_map.weight.reshape(head.weight.shape))
+        head.weight.zero_()
+        head.weight.view(len(weight), -1)[:, : weight.shape[1]] = weight  # an encoder's first dimensions, or all
         head.bias.copy_(image_map.bias)
 
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch.nn.functional as F  # noqa: N812 (the field's name for it)
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from tokenizers import Tokenizer
@@ -24,7 +25,15 @@ from hyperalign.hyperclip.model import HyperClip
 from hyperalign.hyperclip.text import TextConfig, TextTransformer, tokenize
 from hyperalign.run import write_whole
 
-__all__ = ["Captions", "Model", "ModelRecord", "build_model", "fill", "load_model", "read_weights", "save_model"]
+__all__ = [
+    "Captions",
+    "Model",
+    "ModelRecord",
+    "build_model",
+    "find_model",
+    "load_model",
+    "save_model",
+]
 
 _FORMAT = 1
 _RECORD, _WEIGHTS, _TOKENIZER = "model.json", "model.safetensors", "tokenizer.json"
@@ -42,6 +51,7 @@ class ModelRecord:
         text: Frozen text encoder, whose rows a linear connector maps; None for a transformer of its own.
         text_dim: Width of that encoder's rows.
         text_config: Shape of the model's own transformer, where it has one.
+        unit_rows: Whether rows of the frozen encoder are made unit vectors first.
     """
 
     image: EncoderSpec
@@ -51,6 +61,7 @@ class ModelRecord:
     text: EncoderSpec | None = None
     text_dim: int | None = None
     text_config: TextConfig | None = None
+    unit_rows: bool = False
 
 
 class Captions:
@@ -71,7 +82,12 @@ class Captions:
             assert self.record.text is not None, "a model without a tokenizer has a frozen text encoder"
             self._encoder = load_encoder(self.record.text, device=self.device)
         rows: Tensor = self._encoder.encode(list(captions))
-        return rows.clone()  # made in inference mode, where gradients may not look at it
+        return self.prepared(rows.clone())  # a copy, for they were made in inference mode
+
+    def prepared(self, rows: Tensor) -> Tensor:
+        """Rows of the frozen encoder as the text side takes them."""
+        rows = rows.nan_to_num(0.0, 0.0, 0.0)
+        return F.normalize(rows, dim=1) if self.record.unit_rows else rows
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -142,12 +158,20 @@ def load_model(folder: Path) -> Model:
         except Exception as error:  # the library has no error of its own
             raise ValueError(f"{path} is no tokenizer: {first_line(error)}; adapt again") from None
     model = build_model(record, tokenizer)
-    fill(model.network, read_weights(folder / _WEIGHTS), folder / _WEIGHTS, str(record.image.name))
+    _fill(model.network, _read_weights(folder / _WEIGHTS), folder / _WEIGHTS, str(record.image.name))
     model.network.eval()
     return model
 
 
-def fill(network: nn.Module, weights: Mapping[str, Tensor], path: Path, of: str) -> None:
+def find_model(folder: Path) -> Path:
+    """The model in a folder: the folder itself, or HyperCLIP's of an adaptation."""
+    for found in (folder, folder / "hyperclip", folder / "hyperclip-flat"):
+        if (found / _RECORD).is_file():
+            return found
+    return folder
+
+
+def _fill(network: nn.Module, weights: Mapping[str, Tensor], path: Path, of: str) -> None:
     """Load weights that must fit to the last key.
 
     Raises:
@@ -160,7 +184,7 @@ def fill(network: nn.Module, weights: Mapping[str, Tensor], path: Path, of: str)
     network.load_state_dict(dict(weights), strict=False)  # counters that a conversion dropped may be missing
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+def _read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file; one that was cut short is refused."""
     try:
         weights: dict[str, Tensor] = load(_existing(path).read_bytes())
