@@ -118,7 +118,10 @@ The map, in the order in which data meets the modules; a line of code may import
         parts           a label set cut in two, and its worst group
         probe           a linear probe that starts at the classes' rows
         bound           scales and biases tuned on the classes themselves
+        yardsticks      probes and bounds of what was trained
         overhead        what the hypernetwork costs in training
+        paper_sheets    the paper's four tables, drawn from records
+        paper           the paper's four tables made by one call
         vocabulary      which classes a caption names
         language        which language a caption is in
         rules           pairs that are worth training on
@@ -147,6 +150,7 @@ The map, in the order in which data meets the modules; a line of code may import
         stores          zoo and cache commands
         searching       search, embed, rerun, report
         benching        bench
+        tabling         adapt --table
         adapting        adapt, specialise
         filtering       filter
 """

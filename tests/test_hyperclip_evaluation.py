@@ -231,7 +231,7 @@ def test_steps_are_timed_in_turn() -> None:
 
 
 def test_shares_are_of_the_baseline() -> None:
-    found = Overhead(8, 1, 1, 200, 250, 100.0, 80.0)
+    found = Overhead(8, 1, 1, 1, 200, 250, 100.0, 80.0)
 
     assert found.added_flops == 0.25
     assert found.slower == pytest.approx(0.2)

@@ -5,6 +5,7 @@
     searching  search, rerun, embed, report
     benching   bench
     adapting   adapt, specialise
+    tabling    adapt --table
     filtering  filter
     stores     zoo list|show|check|build, cache ls|verify|prune|rm
 

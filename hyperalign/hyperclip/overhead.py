@@ -1,8 +1,8 @@
 """What the hypernetwork costs: FLOPs of a training step, counted from shapes, and pictures a second, measured.
 
-Both are of whole steps, forward, loss and backward (measured steps with the optimiser's too), with a text transformer
-of the model's own, as the paper trains. In use nothing is added: `specialise` folds what was emitted into the encoder.
-One multiply-add is two FLOPs; norms, activations and the optimiser are not counted.
+Both are of whole steps, forward, loss and backward (measured steps with the optimiser's too). In use nothing is added:
+`specialise` folds what was emitted into the encoder. One multiply-add is two FLOPs; norms, activations and optimiser
+are not counted.
 """
 
 import statistics
@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -22,11 +22,14 @@ from hyperalign.embed.zoo import EncoderSpec
 from hyperalign.hyperclip.architectures import build_encoder, picture_of
 from hyperalign.hyperclip.hypernetwork import HyperConfig
 from hyperalign.hyperclip.model import HyperClip
+from hyperalign.hyperclip.normalisation import find_adapted
 from hyperalign.hyperclip.text import TextConfig, TextTransformer
 
-__all__ = ["Overhead", "Shape", "count_step", "largest_batch", "measure_overhead"]
+__all__ = ["N_TOKENS", "Overhead", "Shape", "count_step", "largest_batch", "measure_overhead"]
 
 Progress = Callable[[str, int, int], None]
+
+N_TOKENS: Final = 32  # of a caption that steps are counted and timed with
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,8 +39,10 @@ class Shape:
     Attributes:
         image: The image encoder.
         hyper: The hypernetwork.
-        text: The text transformer.
+        text: The text transformer; None where captions are rows of a frozen encoder behind a linear map.
+        text_dim: Width of such rows.
         embed_dim: Width of an embedding.
+        head: Whether the image encoder has a head of that width.
         n_tokens: Size of the text transformer's vocabulary.
         length: Tokens of a caption.
         n_prompts: Captions of a batch that the hypernetwork sees; None for all.
@@ -45,10 +50,12 @@ class Shape:
 
     image: EncoderSpec
     hyper: HyperConfig
-    text: TextConfig
+    text: TextConfig | None
+    text_dim: int = 384
     embed_dim: int = 512
+    head: bool = True
     n_tokens: int = 49408
-    length: int = 32
+    length: int = N_TOKENS
     n_prompts: int | None = None
 
 
@@ -57,6 +64,7 @@ class Overhead(NamedTuple):
 
     Attributes:
         batch_size: Pictures in a step.
+        n_adapted: Scales and biases that are emitted.
         n_params_image: Parameters of the image encoder.
         n_params_hyper: Parameters of the hypernetwork.
         baseline_flops: Of a step of the baseline.
@@ -66,6 +74,7 @@ class Overhead(NamedTuple):
     """
 
     batch_size: int
+    n_adapted: int
     n_params_image: int
     n_params_hyper: int
     baseline_flops: int
@@ -142,6 +151,7 @@ def measure_overhead(
         progress(f"timing steps of {name}", done + 1, n_rounds + 1)
     return Overhead(
         batch_size,
+        find_adapted(networks[False].image).n_numbers,
         sum(p.numel() for p in networks[False].image.parameters()),
         sum(p.numel() for name, p in networks[True].named_parameters() if name.startswith("hyper.")),
         count_step(shape, batch_size, with_hyper=False),
@@ -171,9 +181,14 @@ def largest_batch(fits: Callable[[int], bool], *, first: int = 8, most: int = 1 
 
 def _network(shape: Shape, *, with_hyper: bool) -> HyperClip:
     """A model in training mode, its BatchNorm layers by batch statistics."""
-    text = TextTransformer(shape.n_tokens, shape.embed_dim, shape.text)
+    text: nn.Module = nn.Linear(shape.text_dim, shape.embed_dim)
+    if shape.text is not None:
+        text = TextTransformer(shape.n_tokens, shape.embed_dim, shape.text)
     network = HyperClip(
-        build_encoder(shape.image, shape.embed_dim), text, shape.embed_dim, shape.hyper if with_hyper else None
+        build_encoder(shape.image, shape.embed_dim if shape.head else None),
+        text,
+        shape.embed_dim,
+        shape.hyper if with_hyper else None,
     )
     network.training_mode("batch")
     return network
@@ -181,7 +196,9 @@ def _network(shape: Shape, *, with_hyper: bool) -> HyperClip:
 
 def _batch(shape: Shape, batch_size: int, device: str) -> tuple[Tensor, Tensor]:
     pictures = torch.randn(batch_size, 3, *picture_of(shape.image).size, device=device)
-    captions = torch.randint(3, shape.n_tokens, (batch_size, shape.length), device=device)
+    captions = torch.randn(batch_size, shape.text_dim, device=device)
+    if shape.text is not None:
+        captions = torch.randint(3, shape.n_tokens, (batch_size, shape.length), device=device)
     return pictures.contiguous(memory_format=torch.channels_last), captions
 
 
