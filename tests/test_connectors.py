@@ -1,7 +1,10 @@
 """Linear maps and contrastive losses: values known by hand, and one computation held against another."""
 
 import math
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -246,3 +249,25 @@ def test_siglip_in_squares_of_unrelated_rows_is_known_by_hand() -> None:
     loss = tiled_siglip(unit(2, 8, 4), unit(2, 8, 4, seed=1), torch.tensor(0.0), torch.tensor(0.0), tile=3)
 
     torch.testing.assert_close(loss, torch.full((2,), 8 * math.log(2)))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the high-water mark is Linux's")
+def test_siglip_of_8192_pairs_takes_less_than_a_gigabyte() -> None:
+    """Its logits alone are 256 MiB, and would be there three times; rows and gradients are 64 MiB here."""
+    code = (
+        "import torch, torch.nn.functional as F\n"
+        "from hyperalign.align.connectors import tiled_siglip\n"
+        "from hyperalign.bench.watermark import watched\n"
+        "torch.rand(8, 64, 64) @ torch.rand(8, 64, 64)\n"
+        "with watched() as growth:\n"
+        "    rows = [F.normalize(torch.randn(1, 8192, 512), dim=2).requires_grad_() for _ in range(2)]\n"
+        "    numbers = [torch.tensor(x, requires_grad=True) for x in (10.0, -10.0)]\n"
+        "    tiled_siglip(*rows, *numbers).sum().backward()\n"
+        "assert all(leaf.grad is not None for leaf in (*rows, *numbers))\n"
+        "print(growth.n_bytes)\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert int(done.stdout) < 2**30

@@ -170,9 +170,9 @@ def _winner(image: EncoderSpec, text: EncoderSpec, solution: Solution, number: i
     weight, bias = solution.weights[number].float(), solution.biases[number].float()
     image_way, text_way = (side[k] if side else None for side, k in ((solution.images, i), (solution.texts, j)))
     if text_way is not None:
-        own = _linear(text_way)
+        own = _linear(text_way, weight.shape[1])
         bias, weight = bias + weight @ own.bias, weight @ own.weight
-    image_map = None if image_way is None else _linear(image_way)
+    image_map = None if image_way is None else _linear(image_way, len(weight))
     if image_map is None and image.truncate_dim is not None:
         image_map = ImageMap(torch.eye(len(weight)), torch.zeros(len(weight)))
     return Winner(
@@ -188,11 +188,12 @@ def _winner(image: EncoderSpec, text: EncoderSpec, solution: Solution, number: i
     )
 
 
-def _linear(way: Canonical) -> ImageMap:
-    """The way to canonical coordinates as one linear map of whole rows."""
-    weight = torch.zeros(way.projection.shape[1], way.width)
-    weight[:, way.features] = way.projection.T.float()
-    return ImageMap(weight, -(way.mean.float() @ way.projection.float()))
+def _linear(way: Canonical, rank: int) -> ImageMap:
+    """The way to the first canonical coordinates, those that a connector uses, as one linear map of whole rows."""
+    projection = way.projection[:, :rank].float()
+    weight = torch.zeros(projection.shape[1], way.width)
+    weight[:, way.features] = projection.T
+    return ImageMap(weight, -(way.mean.float() @ projection))
 
 
 def _mean_length(image: EncoderSpec, model: Model, pictures: Pictures) -> float:
