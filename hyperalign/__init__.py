@@ -138,6 +138,7 @@ The map, in the order in which data meets the modules; a line of code may import
         planned         a plan in the terminal
         benched         a measurement in the terminal
         adapted         an adaptation in the terminal
+        papered         the paper's four tables in the terminal
         drawn           score against FLOPs as a figure
         lists           encoders, cache entries, facts
         filtered        what a filter dropped

@@ -26,7 +26,7 @@ def print_tables(ctx: typer.Context, configured: Callable[[typer.Context], Any],
         json: Print JSON alone.
     """
     from hyperalign.hyperclip.paper import make_tables, read_tables
-    from hyperalign.show.benched import benched_table
+    from hyperalign.show.papered import papered_tables
 
     words = given(ctx)
     if not table:
@@ -48,8 +48,7 @@ def print_tables(ctx: typer.Context, configured: Callable[[typer.Context], Any],
         print_json({"folder": str(folder), **record})
     else:
         console = stdout()
-        shown = [sheet for name, sheet in record["sheets"].items() if name != "norms"]
-        console.print(benched_table({"sheets": shown}, width=console.width))
+        console.print(papered_tables(record["sheets"], width=console.width))
         say(f"kept in {folder}, the norms over training beside")
 
 

@@ -86,8 +86,8 @@ def zero_shot_sheet(found: Sequence[Found]) -> Sheet:
             )
         rows.append(_retrieval_row(arch, own, rows[-1] if rows else None))
     notes = [
-        "gain is HyperCLIP less the baseline; low and high are its 95 % interval over pictures, spread the standard "
-        "deviation over seeds",
+        "gain: HyperCLIP less the baseline, with its 95 % interval over pictures (low, high); spread, ± seeds: the "
+        "standard deviation of the gain over seeds",
         "probe: a linear probe on the baseline's frozen rows, adapted probe: on HyperCLIP's, both from the classes' "
         "rows; bound: scales and biases tuned on pictures of the classes, from what HyperCLIP emits",
         "top 1 is on the pictures that neither was trained on, top 5 on all of a set",
