@@ -8,11 +8,13 @@ import typer
 from hyperalign.cli.asking import given
 from hyperalign.cli.manners import print_json, say, show_progress, stdout
 from hyperalign.cli.options import TRAINING, CacheDir, Config, Data, Json, Limit, Out, Seed, Text
+from hyperalign.cli.tabling import TABLE_OPTIONS, print_tables
 
 __all__ = ["adapt", "specialise"]
 
 _HYPER = "Hypernetwork"
 _SCRATCH = "From scratch"
+_PAPER = "The paper's tables"
 _FIELDS = {  # option -> (table, field) where the two are called differently
     "steps": ("train", "n_steps"),
     "epochs": ("train", "n_epochs"),
@@ -99,9 +101,27 @@ def adapt(  # noqa: PLR0913 – the signature is the list of options
     cache_dir: CacheDir = Path("cache"),
     out: Out = Path("reports"),
     resume: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Go on with what was cut short.")] = None,
+    table: Annotated[
+        bool,
+        typer.Option("--table", help="Make the four tables; --arch takes several.", rich_help_panel=_PAPER),
+    ] = False,
+    only: Annotated[
+        Text, typer.Option(help="Of zero-shot, worst-group, overhead, batch-size.", rich_help_panel=_PAPER)
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="How many seeds.", rich_help_panel=_PAPER)] = None,
+    batch_sizes: Annotated[Text, typer.Option(help="Of the ablation: 64,128,256.", rich_help_panel=_PAPER)] = None,
+    train_share: Annotated[
+        float | None, typer.Option(help="Of a class set, for probe and bound.", rich_help_panel=_PAPER)
+    ] = None,
+    overhead_batch: Annotated[
+        int | None, typer.Option(min=2, help="Pictures in a timed step.", rich_help_panel=_PAPER)
+    ] = None,
     json: Json = False,
 ) -> None:
     """Train a small image encoder that fits its prompts, and the SigLIP baseline beside it."""
+    if table or any(name in given(ctx) for name in TABLE_OPTIONS):
+        print_tables(ctx, _configured, table=table, json=json)
+        return
     from hyperalign.hyperclip.adapt import adapt as stage
     from hyperalign.hyperclip.adapt import read_record
     from hyperalign.show.adapted import adapted_table
@@ -164,7 +184,7 @@ def _configured(ctx: typer.Context) -> Any:
 
     record: dict[str, Any] = {}
     for name, value in given(ctx).items():
-        if name in ("cache_dir", "out", "config", "resume", "json"):
+        if name in ("cache_dir", "out", "config", "resume", "json", "table", *TABLE_OPTIONS):
             continue
         if name in _FIELDS:
             table, field = _FIELDS[name]
@@ -190,7 +210,7 @@ def _recorded(ctx: typer.Context, folder: Path) -> Any:
     from hyperalign.config import build
     from hyperalign.hyperclip.adapt import AdaptConfig, read_record
 
-    other = [name for name in given(ctx) if name not in ("cache_dir", "out", "config", "resume", "json")]
+    other = [name for name in given(ctx) if name not in ("cache_dir", "out", "config", "resume", "json", "table")]
     if other:
         words = ", ".join(f"--{name.replace('_', '-')}" for name in other)
         raise ValueError(f"what is resumed keeps its own configuration, got {words}; leave out --resume to start anew")
