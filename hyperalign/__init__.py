@@ -103,6 +103,33 @@ The map, in the order in which data meets the modules; a line of code may import
         grid            a search over a synthetic grid of any size
         adoption        each encoder left out and adopted
         measures        which measurements there are, and what is kept of one
+    config     words and TOML files become configurations
+    hyperclip  a small image encoder fits its prompts
+        normalisation   scales and biases: found, given from outside, folded in
+        hypernetwork    text embeddings become changes of scales and biases
+        architectures   the image encoders it trains
+        text            captions become rows, for a model from scratch
+        model           pictures and captions embedded, adapted or not
+        pairs           what a training step sees
+        train           one loop for HyperCLIP and its baseline
+        stored          models on disk
+        specialise      one set of prompts folded into the image encoder
+        measure         zero-shot and retrieval of a model
+        winner          a run's winner as the start of a model
+        adapt           the stage: every method trained and scored
+        parts           a label set cut in two, and its worst group
+        probe           a linear probe that starts at the classes' rows
+        bound           scales and biases tuned on the classes themselves
+        yardsticks      probes and bounds of what was trained
+        overhead        what the hypernetwork costs in training
+        paper_sheets    the paper's four tables, drawn from records
+        paper           the paper's four tables made by one call
+        vocabulary      which classes a caption names
+        language        which language a caption is in
+        rules           pairs that are worth training on
+        table_copies    tables without some of their captions
+        tar_copies      tar shards without some of their captions
+        filtering       data copied without the rest
     use        what is made of rows and connectors when the search is over
         index           rows as a Faiss index
     show       a saved run becomes a terminal table and one HTML file
@@ -112,10 +139,12 @@ The map, in the order in which data meets the modules; a line of code may import
         page            a run as one HTML file
         planned         a plan in the terminal
         benched         a measurement in the terminal
+        adapted         an adaptation in the terminal
+        papered         the paper's four tables in the terminal
         drawn           score against FLOPs as a figure
         lists           encoders, cache entries, facts
+        filtered        what a filter dropped
         progress        bars on a terminal, plain lines elsewhere
-    config     words and TOML files become configurations
     doctor     what is installed and what is wrong with it
     cli        words in, one library call, words out
         manners         what is said where, and what a mistake looks like
@@ -124,6 +153,9 @@ The map, in the order in which data meets the modules; a line of code may import
         stores          zoo and cache commands
         searching       search, embed, rerun, report
         benching        bench
+        tabling         adapt --table
+        adapting        adapt, specialise
+        filtering       filter
 """
 
 __version__ = "0.1.0"

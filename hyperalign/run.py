@@ -34,6 +34,7 @@ __all__ = [
     "Run",
     "Stage",
     "create_run",
+    "drafted",
     "earlier_seconds",
     "find_finished",
     "find_unfinished",
@@ -173,7 +174,7 @@ def write_ledger(run: Path, lines: Iterable[Line]) -> None:
 def write_tensors(path: Path, tensors: Mapping[str, ArrayLike]) -> None:
     """Write arrays, or tensors on the CPU, as safetensors; straight to the file, for they may be half of the memory."""
     arrays = {name: np.ascontiguousarray(np.asarray(tensor)) for name, tensor in tensors.items()}
-    with _drafted(path) as draft:
+    with drafted(path) as draft:
         save_file(arrays, draft)
 
 
@@ -331,12 +332,12 @@ def _slug(label: str) -> str:
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file whole or not at all."""
-    with _drafted(path) as draft:
+    with drafted(path) as draft:
         draft.write_bytes(data)
 
 
 @contextmanager
-def _drafted(path: Path) -> Iterator[Path]:
+def drafted(path: Path) -> Iterator[Path]:
     """A path to write a file at; it is flushed to the disk and takes its name when all of it is there."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -1,7 +1,10 @@
 """Linear maps and contrastive losses: values known by hand, and one computation held against another."""
 
 import math
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +23,7 @@ from hyperalign.align.connectors import (
     is_tiled,
     siglip,
     tiled_infonce,
+    tiled_siglip,
 )
 from hyperalign.ledger import infonce_flops
 
@@ -226,3 +230,60 @@ def test_the_order_of_items_does_not_matter(loss: Callable[..., Tensor]) -> None
     shuffled = loss(image[:, order], text[:, order], torch.tensor(10.0))
 
     torch.testing.assert_close(shuffled, loss(image, text, torch.tensor(10.0)))
+
+
+@pytest.mark.parametrize("tile", [1, 4, 9, 100, None])
+@pytest.mark.parametrize("shape", [(), (3, 1, 1)], ids=["shared", "per-pair"])
+def test_siglip_in_squares_is_siglip(tile: int | None, shape: tuple[int, ...]) -> None:
+    """9 rows in squares of 4 leave a remainder on both sides."""
+    inputs = [unit(3, 9, 5, seed=1), unit(3, 9, 5, seed=2), torch.full(shape, 7.0), torch.full(shape, -3.0)]
+
+    plain = gradients(siglip, *inputs)
+    tiled = gradients(tiled_siglip, *inputs, tile=tile)
+
+    for one, other in zip(plain, tiled, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_siglip_in_squares_of_unrelated_rows_is_known_by_hand() -> None:
+    loss = tiled_siglip(unit(2, 8, 4), unit(2, 8, 4, seed=1), torch.tensor(0.0), torch.tensor(0.0), tile=3)
+
+    torch.testing.assert_close(loss, torch.full((2,), 8 * math.log(2)))
+
+
+def test_siglip_of_halves_and_their_negatives_is_siglip_of_the_whole() -> None:
+    """As processes that hold a half of a batch each take it: the mean over them is the loss of all."""
+    image, text, scale, bias = unit(1, 8, 5, seed=1), unit(1, 8, 5, seed=2), torch.tensor(7.0), torch.tensor(-3.0)
+
+    def halved(*inputs: Tensor) -> Tensor:
+        images, texts = inputs[0].split(4, 1), inputs[1].split(4, 1)
+        parts = [
+            tiled_siglip(images[i], texts[j], *inputs[2:], tile=3, matched=i == j) for i in range(2) for j in range(2)
+        ]
+        return torch.stack(parts).sum(0) / 2
+
+    found, expected = gradients(halved, image, text, scale, bias), gradients(siglip, image, text, scale, bias)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the high-water mark is Linux's")
+def test_siglip_of_8192_pairs_takes_less_than_a_gigabyte() -> None:
+    """Its logits alone are 256 MiB, and would be there three times; rows and gradients are 64 MiB here."""
+    code = (
+        "import torch, torch.nn.functional as F\n"
+        "from hyperalign.align.connectors import tiled_siglip\n"
+        "from hyperalign.bench.watermark import watched\n"
+        "torch.rand(8, 64, 64) @ torch.rand(8, 64, 64)\n"
+        "with watched() as growth:\n"
+        "    rows = [F.normalize(torch.randn(1, 8192, 512), dim=2).requires_grad_() for _ in range(2)]\n"
+        "    numbers = [torch.tensor(x, requires_grad=True) for x in (10.0, -10.0)]\n"
+        "    tiled_siglip(*rows, *numbers).sum().backward()\n"
+        "assert all(leaf.grad is not None for leaf in (*rows, *numbers))\n"
+        "print(growth.n_bytes)\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert int(done.stdout) < 2**30

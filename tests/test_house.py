@@ -25,17 +25,19 @@ OWNERS = {
     "timm": ("embed.networks", "embed.build_images"),
     "sentence_transformers": ("embed.sentences", "embed.build_texts"),
     "transformers": ("embed.sentences", "embed.build_texts"),
-    "tokenizers": ("embed.build_texts",),
+    "tokenizers": ("embed.build_texts", "hyperclip"),
     "huggingface_hub": ("embed.identity", "embed.check"),
     "accelerate": ("embed.encoders", "align.train", "hyperclip"),
     "datasets": ("embed.hub_data",),
-    "pyarrow": ("embed.tables",),
+    "pyarrow": ("embed.tables", "hyperclip.table_copies"),
     "PIL": ("embed",),
     "filelock": ("embed.locks",),
     "faiss": ("rank.metrics", "use.index"),
     "scipy": ("rank.agreement",),
     "pandas": ("rank", "run", "relimit", "board", "search", "adopt", "show"),
     "optuna": ("study",),
+    "py3langid": ("hyperclip.language",),
+    "inflect": ("hyperclip.vocabulary",),
     "typer": ("cli",),
     "rich": ("cli", "show"),
     "jinja2": ("show.page",),
@@ -125,7 +127,11 @@ def test_a_library_is_imported_by_its_owners_alone(path: Path) -> None:
 @pytest.mark.parametrize("path", CODE, ids=name_of)
 def test_a_library_that_is_imported_is_declared(path: Path) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    lines = [*project["dependencies"], *project["optional-dependencies"]["datasets"]]
+    lines = [
+        *project["dependencies"],
+        *project["optional-dependencies"]["datasets"],
+        *project["optional-dependencies"]["filter"],
+    ]
     declared = {re.split(r"[ <>=;\[]", line)[0].lower() for line in lines}
     for imported in imports(path):
         top = imported.split(".")[0]

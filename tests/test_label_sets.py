@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from test_data import picture_bytes, refuses_label_set, write_pictures, write_tar
 
@@ -80,6 +81,37 @@ def test_classes_are_matched_by_name_by_order_or_by_folder(tmp_path: Path, class
 
     of = dict(zip(found.image_ids, found.labels.tolist(), strict=True))
     assert [of[name] for name in ("cat/a.png", "cat/b.png", "dog/a.png", "fire_truck/x.png")] == labels
+
+
+@pytest.mark.parametrize("kind", [".csv", ".jsonl", ".parquet"])
+def test_groups_are_read_from_a_column_of_a_table(tmp_path: Path, kind: str) -> None:
+    rows = [{"filename": name, "place": "water" if name.startswith("dog") else "land", "y": 1} for name in NAMES]
+    getattr(pd.DataFrame(rows), f"to_{kind[1:].replace('jsonl', 'json')}")(
+        tmp_path / f"metadata{kind}", **({"orient": "records", "lines": True} if kind == ".jsonl" else {"index": False})
+    )
+
+    found = open_label_set(str(folder_set(tmp_path, words={"groups": f"metadata{kind}:place"})))
+
+    assert found.group_names == ("land", "water")
+    assert found.groups is not None
+    assert found.groups.tolist() == [0, 0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("groups", "sentence"),
+    [
+        ("nowhere.csv:place", "'TABLE:COLUMN' of a table beside it"),
+        ("place", "'TABLE:COLUMN' of a table beside it"),
+        ("metadata.csv:colour", "has no column 'colour'"),
+        ("pictureless.csv:place", "has no column of pictures"),
+    ],
+)
+def test_a_table_that_gives_no_groups_is_refused(tmp_path: Path, groups: str, sentence: str) -> None:
+    (tmp_path / "metadata.csv").write_text("filename,place\ncat/a.png,land\n")
+    (tmp_path / "pictureless.csv").write_text("name,place\ncat/a.png,land\n")
+
+    with pytest.raises(ValueError, match=sentence):
+        open_label_set(str(folder_set(tmp_path, words={"groups": groups})))
 
 
 def test_groups_are_read_from_the_words(tmp_path: Path) -> None:

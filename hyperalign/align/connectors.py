@@ -3,6 +3,7 @@
 Every tensor has the pair axis P in front, even for one pair, and rows are unit vectors where a loss takes them.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -94,6 +95,104 @@ def siglip(image: Tensor, text: Tensor, logit_scale: Tensor, logit_bias: Tensor)
     return (F.softplus(logits).sum((1, 2)) - diagonal.sum(1)) / logits.shape[1]
 
 
+class _TiledSigLIP(torch.autograd.Function):
+    """SigLIP a square of the logits at a time; nothing of their size is kept, and one more product makes them again.
+
+    The loss is a sum over logits, so squares need nothing of each other. With σ the sigmoid the gradient with respect
+    to a logit is (σ − y₊) / B, y₊ = 1 on the diagonal and 0 elsewhere. The gradients of scale and bias follow from it:
+    Σ_j t_j · ∂/∂(s t_j), as for InfoNCE, and its sum.
+    """
+
+    @staticmethod
+    def forward(  # noqa: PLR0913 - autograd hands everything over by position
+        ctx: Any, image: Tensor, text: Tensor, logit_scale: Tensor, logit_bias: Tensor, tile: int, matched: bool
+    ) -> Tensor:
+        """(P,) losses."""
+        total = image.new_zeros(len(image))
+        if matched:
+            total -= _matched(image, text, logit_scale, logit_bias).sum(1)
+        for rows, columns in _squares(image.shape[1], tile):
+            total = total + F.softplus(_logits(image, text, logit_scale, logit_bias, rows, columns)).sum((1, 2))
+        ctx.save_for_backward(image, text, logit_scale, logit_bias)
+        ctx.tile, ctx.matched = tile, matched
+        loss: Tensor = total / image.shape[1]
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of rows, scale and bias, square by square."""
+        image, text, scale, bias = ctx.saved_tensors
+        grad_image, grad_text = torch.zeros_like(image), torch.zeros_like(text)
+        grad_bias = torch.zeros(len(image), 1, 1, dtype=image.dtype, device=image.device)
+        for rows, columns in _squares(image.shape[1], ctx.tile):
+            slopes = _logits(image, text, scale, bias, rows, columns).sigmoid_()
+            if ctx.matched and rows == columns:
+                slopes.diagonal(dim1=1, dim2=2).sub_(1)
+            grad_image[:, rows] += slopes @ text[:, columns]
+            grad_text[:, columns] += slopes.mT @ image[:, rows]
+            grad_bias += slopes.sum((1, 2), keepdim=True)
+        weight = (grads[0] / image.shape[1])[:, None, None]
+        grad_scale = weight * torch.linalg.vecdot(grad_text, text).sum(1)[:, None, None]
+        return (
+            grad_image.mul_(weight * scale),
+            grad_text.mul_(weight * scale),
+            _shaped_like(scale, grad_scale),
+            _shaped_like(bias, weight * grad_bias),
+            None,
+            None,
+        )
+
+
+def _matched(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """(P, B) logits of the matched rows."""
+    matched: Tensor = scale.reshape(-1, 1) * torch.linalg.vecdot(image, text) + bias.reshape(-1, 1)
+    return matched
+
+
+def _logits(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, rows: slice, columns: slice) -> Tensor:
+    """(P, rows, columns) logits of some images with some texts."""
+    return (image[:, rows] @ text[:, columns].mT).mul_(scale).add_(bias)
+
+
+def _squares(n_rows: int, tile: int) -> Iterator[tuple[slice, slice]]:
+    """Rows and columns of each square of the logits in turn."""
+    return ((rows, columns) for rows in _tiles(n_rows, tile) for columns in _tiles(n_rows, tile))
+
+
+def _shaped_like(parameter: Tensor, by_pair: Tensor) -> Tensor:
+    """(P, 1, 1) gradients in the shape of a parameter that is a scalar or one value a pair."""
+    return (by_pair if parameter.numel() > 1 else by_pair.sum()).reshape(parameter.shape)
+
+
+def tiled_siglip(
+    image: Tensor,
+    text: Tensor,
+    logit_scale: Tensor,
+    logit_bias: Tensor,
+    *,
+    tile: int | None = None,
+    matched: bool = True,
+) -> Tensor:
+    """`siglip` in squares of the logits, so that memory beyond the rows is that of one square.
+
+    Args:
+        image: (P, B, D), unit rows.
+        text: (P, B, D), unit rows.
+        logit_scale: s, not its logarithm; scalar or (P, 1, 1).
+        logit_bias: β; scalar or (P, 1, 1).
+        tile: Side b of a square: P·b² values are held at a time; None for as many as `TILE_LOGITS` holds.
+        matched: Whether row i of one describes the item of row i of the other; if not, all are negatives, as the texts
+            of another process are.
+
+    Returns:
+        (P,) losses in nats; B · log 2 at s = β = 0.
+    """
+    if tile is None:
+        tile = max(1, math.isqrt(TILE_LOGITS // image.shape[0]))
+    loss: Tensor = _TiledSigLIP.apply(image, text, logit_scale, logit_bias, tile, matched)
+    return loss
+
+
 class _TiledInfoNCE(torch.autograd.Function):
     """InfoNCE a tile of the logits at a time: tiles are kept for the gradient, or made again.
 
@@ -155,7 +254,7 @@ class _TiledInfoNCE(torch.autograd.Function):
         grad_scale = None
         if to_scale and grad_text is not None:
             by_pair = weight * torch.linalg.vecdot(grad_text, text).sum(1)[:, None, None]
-            grad_scale = (by_pair if scale.numel() > 1 else by_pair.sum()).reshape(scale.shape)
+            grad_scale = _shaped_like(scale, by_pair)
         return (
             None if grad_image is None else grad_image.mul_(weight * scale),
             grad_text.mul_(weight * scale) if to_text and grad_text is not None else None,

@@ -26,6 +26,7 @@ __all__ = [
     "Pictures",
     "Split",
     "Survivors",
+    "find_files",
     "open_dataset",
     "open_label_set",
     "surviving",
@@ -125,7 +126,7 @@ def _read(source: str, *, memory: Path | None, progress: Progress) -> Source:
         return read_hub(source.removeprefix("hf:"), memory=memory, progress=progress)
     if "://" in source:
         raise ValueError(f"{source!r} is an address; download it first, or give hf:<name>")
-    paths = _files(source)
+    paths = find_files(source)
     kinds = {path.suffix.lower() for path in paths}
     folder = paths[0].resolve().parent
     if kinds == {".tar"}:
@@ -138,7 +139,7 @@ def _read(source: str, *, memory: Path | None, progress: Progress) -> Source:
     )
 
 
-def _files(source: str) -> list[Path]:
+def find_files(source: str) -> list[Path]:
     """List the files that a user named by a path, a folder, braces or wildcards."""
     path = Path(source).expanduser()
     if path.is_dir():

@@ -1,7 +1,8 @@
 """Label sets for zero-shot classification: `class/picture` in a folder or a tar.
 
 A JSON file of the same name beside it may give `classes` (names in the order of the class folders'
-numbers, or folder -> name), `templates` (prompts with one `{}`) and `groups` (`class/picture` -> group).
+numbers, or folder -> name), `templates` (prompts with one `{}`) and `groups`: `class/picture` -> group, or
+"metadata.csv:place", a table beside it and its column of groups.
 """
 
 import json
@@ -18,6 +19,7 @@ from hyperalign.embed.memory import file_digests
 from hyperalign.embed.pictures import PICTURE_SUFFIXES, Pictures, StoredPictures, whole_files
 from hyperalign.embed.samples import clean
 from hyperalign.embed.splits import digest_of
+from hyperalign.embed.tables import TABLES, find_pictures, parquet_rows, rows_of
 from hyperalign.embed.tars import index_tar, stored
 
 __all__ = ["TEMPLATES", "LabelSet", "open_label_set", "scene_labels"]
@@ -213,7 +215,29 @@ def _words(path: Path) -> dict[str, Any]:
         raise ValueError(f"{file} is not JSON: {error}") from None
     if not isinstance(words, dict):
         raise ValueError(f"{file} must be an object with `classes` and `templates`, got {type(words).__name__}")
+    if isinstance(words.get("groups"), str):
+        words["groups"] = _groups_in_table(words["groups"], file)
     return words
+
+
+def _groups_in_table(given: str, file: Path) -> dict[str, str]:
+    """Read `class/picture` -> group from a column of a table."""
+    name, _, column = given.rpartition(":")
+    path = file.parent / name
+    if not name or path.suffix.lower() not in TABLES or not path.is_file():
+        raise ValueError(
+            f"`groups` of {file} must be class/picture -> name of its group, or 'TABLE:COLUMN' of a table beside it "
+            f"({', '.join(TABLES)}), got {given[:80]!r}"
+        )
+    groups: dict[str, str] = {}
+    rows = parquet_rows(path, lambda names: names) if path.suffix.lower() == ".parquet" else rows_of(path)
+    for number, row in rows:
+        picture = find_pictures(list(row))
+        if picture is None or column not in row:
+            lacking = "of pictures" if picture is None else repr(column)
+            raise ValueError(f"{path}, line {number}, has no column {lacking}; it has {', '.join(map(repr, row))}")
+        groups[str(row[picture]).strip()] = clean(str(row[column]))
+    return groups
 
 
 def _is_picture(path: Path) -> bool:

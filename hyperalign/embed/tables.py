@@ -16,7 +16,17 @@ from hyperalign.embed.memory import file_digests
 from hyperalign.embed.pictures import whole_files
 from hyperalign.embed.samples import Sample, Source, captions_in, split_named, splits_in_names
 
-__all__ = ["TABLES", "find_columns", "parquet_rows", "read_tables", "rows_of"]
+__all__ = [
+    "TABLES",
+    "find_captions",
+    "find_columns",
+    "find_pictures",
+    "listed",
+    "parquet_rows",
+    "read_tables",
+    "rows_of",
+    "separator",
+]
 
 Progress = Callable[[str, int, int], None]
 Row = tuple[int, Mapping[str, Any]]
@@ -70,12 +80,20 @@ def rows_of(path: Path) -> Iterator[Row]:
         return parquet_rows(path, lambda names: [name for name in find_columns(names, path) if name is not None])
     if kind == ".jsonl":
         return _json_rows(path)
-    return _text_rows(path, "\t" if kind == ".tsv" else None)
+    return _text_rows(path)
+
+
+def separator(path: Path) -> str:
+    """What parts the cells of a .csv (comma, semicolon, bar or tab, whichever gives known columns) or a .tsv."""
+    if path.suffix.lower() == ".tsv":
+        return "\t"
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        return _delimiter(file.readline())
 
 
 def find_columns(names: Sequence[str], path: object) -> tuple[str, str, str | None]:
     """Guess which columns hold the picture, the captions and the split."""
-    image, caption = _first(_IMAGE_NAMES, names), _first(_CAPTION_NAMES, names)
+    image, caption = find_pictures(names), find_captions(names)
     if image is None or caption is None:
         lacking, known = ("pictures", _IMAGE_NAMES) if image is None else ("captions", _CAPTION_NAMES)
         raise ValueError(
@@ -83,6 +101,16 @@ def find_columns(names: Sequence[str], path: object) -> tuple[str, str, str | No
             f"call it one of {', '.join(known)}"
         )
     return image, caption, _first(("split",), names)
+
+
+def find_captions(names: Sequence[str]) -> str | None:
+    """Guess which column holds the captions; None where no name tells."""
+    return _first(_CAPTION_NAMES, names)
+
+
+def find_pictures(names: Sequence[str]) -> str | None:
+    """Guess which column holds the paths of pictures; None where no name tells."""
+    return _first(_IMAGE_NAMES, names)
 
 
 def _first(wanted: Sequence[str], names: Sequence[str]) -> str | None:
@@ -114,7 +142,7 @@ def _read(path: Path, prefix: str, by_name: str | None, found: dict[str, _Found]
             raise ValueError(
                 f"{path}, {where}: {picture!r} is {split} here and {item.split} above; a picture has one split"
             )
-        item.captions += captions_in(_listed(row[caption]), path, where)
+        item.captions += captions_in(listed(row[caption]), path, where)
     if not number:
         raise ValueError(f"{path} has no rows; it needs a picture and a caption in each")
 
@@ -134,7 +162,7 @@ def _is_there(path: Path) -> bool:
         return False
 
 
-def _listed(value: Any) -> Any:
+def listed(value: Any) -> Any:
     """Read a JSON list in a text cell as a list."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
@@ -145,14 +173,12 @@ def _listed(value: Any) -> Any:
     return value
 
 
-def _text_rows(path: Path, delimiter: str | None) -> Iterator[Row]:
-    """Read a .csv (comma, semicolon, bar or tab, whichever gives known columns) or a .tsv."""
+def _text_rows(path: Path) -> Iterator[Row]:
+    """Read a .csv or a .tsv."""
     line = 0
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            header = file.readline()
-            file.seek(0)
-            reader = csv.reader(file, delimiter=delimiter or _delimiter(header), strict=True)
+            reader = csv.reader(file, delimiter=separator(path), strict=True)
             names = next(reader, [])
             line = reader.line_num
             if len(set(names)) < len(names):
@@ -176,7 +202,7 @@ def _text_rows(path: Path, delimiter: str | None) -> Iterator[Row]:
 def _delimiter(header: str) -> str:
     for delimiter in (",", ";", "\t", "|"):
         names = next(csv.reader([header], delimiter=delimiter), [])
-        if _first(_IMAGE_NAMES, names) and _first(_CAPTION_NAMES, names):
+        if find_captions(names) and (find_pictures(names) or len(names) > 1):
             return delimiter
     return ","
 

@@ -17,7 +17,7 @@ from hyperalign.embed.memory import keep, recall, stamp
 from hyperalign.embed.pictures import PICTURE_SUFFIXES, StoredPictures
 from hyperalign.embed.samples import Sample, Source, captions_in, splits_in_names
 
-__all__ = ["Member", "index_tar", "read_tars", "stored"]
+__all__ = ["Member", "index_tar", "key_and_kind", "member_name", "read_tars", "stored"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -107,6 +107,18 @@ def read_tars(paths: Sequence[Path], *, name: str, memory: Path | None, progress
     )
 
 
+def key_and_kind(name: str) -> tuple[str, str]:
+    """Cut a member's name at the first dot of its file: what its sample is called, and what of the sample it holds."""
+    folder, slash, file = name.rpartition("/")
+    stem, dot, kind = file.partition(".")
+    return folder + slash + stem, dot + kind.lower()
+
+
+def member_name(info: tarfile.TarInfo) -> str:
+    """A member's name as text, whatever bytes it has."""
+    return info.name.encode(errors="surrogateescape").decode(errors="replace")
+
+
 def stored(paths: Sequence[Path], homes: Sequence[int], members: Sequence[Member]) -> StoredPictures:
     """Point at pictures inside tars."""
     return StoredPictures(
@@ -119,7 +131,7 @@ def stored(paths: Sequence[Path], homes: Sequence[int], members: Sequence[Member
 
 def _member(info: tarfile.TarInfo, data: BinaryIO, path: Path) -> Member | None:
     """Take one member down, its picture hashed or its text read; None for what is neither."""
-    name = info.name.encode(errors="surrogateescape").decode(errors="replace")
+    name = member_name(info)
     if info.isdir():
         return None
     if not info.isreg() or info.issparse():
@@ -149,12 +161,10 @@ def _samples(path: Path, shard: int, members: Sequence[Member]) -> list[_Found]:
     pictures: dict[str, Member] = {}
     texts: dict[str, dict[str, str]] = {}
     for member in members:
-        folder, slash, file = member.name.rpartition("/")
-        stem, _, kind = file.partition(".")
-        key, kind = folder + slash + stem, kind.lower()
-        if f".{kind}" in _TEXTS:
-            texts.setdefault(key, {})[kind] = member.text
-        elif f".{kind}" in PICTURE_SUFFIXES:
+        key, kind = key_and_kind(member.name)
+        if kind in _TEXTS:
+            texts.setdefault(key, {})[kind.removeprefix(".")] = member.text
+        elif kind in PICTURE_SUFFIXES:
             if key in pictures:
                 raise ValueError(f"{path} holds two pictures named {key!r}; names must differ before the first dot")
             pictures[key] = member

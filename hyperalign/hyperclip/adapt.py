@@ -1,0 +1,422 @@
+"""The last stage: a run's winner, or an architecture from scratch, trained as SigLIP's baseline and as HyperCLIP.
+
+Both see the same pictures and captions in the same order for the same number of steps, from the same start. What is
+finished stays: a folder that was cut short goes on with the method, and the step, at which it stopped.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hyperalign.align.grid import Gather, usable
+from hyperalign.candidates import Candidates
+from hyperalign.config import build
+from hyperalign.embed.data import Dataset, open_dataset
+from hyperalign.embed.pictures import choose
+from hyperalign.embed.splits import Split
+from hyperalign.embed.zoo import EncoderSpec
+from hyperalign.hyperclip.architectures import BOTTLENECKS, find_architecture, picture_of
+from hyperalign.hyperclip.hypernetwork import HyperConfig
+from hyperalign.hyperclip.measure import classify, retrieve, score_classes
+from hyperalign.hyperclip.pairs import Pairs, likeness_of
+from hyperalign.hyperclip.stored import Model, ModelRecord, build_model, load_model, save_model
+from hyperalign.hyperclip.text import TextConfig, make_tokenizer
+from hyperalign.hyperclip.train import TrainConfig, train
+from hyperalign.hyperclip.winner import Winner, find_winner, start_model
+from hyperalign.machine import find_commits, find_hardware, find_versions
+from hyperalign.prepare import embedding_jobs, fill_cache
+from hyperalign.record import to_json
+from hyperalign.run import write_whole
+
+__all__ = ["METHODS", "RECORD", "SMALL", "AdaptConfig", "Tables", "adapt", "open_tables", "read_record", "start"]
+
+Progress = Callable[[str, int, int], None]
+Say = Callable[[str], None]
+
+METHODS = ("siglip", "hyperclip", "hyperclip-flat")  # the baseline, the method, the method without a transformer
+RECORD = "adapted.json"
+SMALL = HyperConfig(n_layers=2, width=256, n_heads=4, feed_forward=1024, bottleneck=128)  # beside a small encoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptConfig:
+    """What is adapted and how; the one home of these defaults.
+
+    Attributes:
+        run: Folder of a finished run whose winner is adapted; None to train an architecture from scratch.
+        pair: "IMAGE+TEXT" of that run; None for the best that has normalisation layers.
+        arch: Architecture that is trained from scratch: one of the eight, or a timm name.
+        input_size: Of that architecture; None for the paper's.
+        embed_dim: Of that architecture's head.
+        data: Pictures and captions; None for those of the run, or `scenes`.
+        labels: Class sets to score on, beside those that the data has.
+        limit: At most so many pictures of each split; None for the run's own limit.
+        methods: Of `METHODS`.
+        hyper: Fields of `HyperConfig`; what is left out is the paper's from scratch, and `SMALL`'s for a winner.
+        text: Fields of `TextConfig`, from scratch.
+        train: Fields of `TrainConfig`, for every method alike.
+    """
+
+    run: Path | None = None
+    pair: str | None = None
+    arch: str | None = None
+    input_size: int | None = None
+    embed_dim: int = 512
+    data: str | None = None
+    labels: tuple[str, ...] = ()
+    limit: int | None = None
+    methods: tuple[str, ...] = ("siglip", "hyperclip")
+    hyper: Mapping[str, Any] = field(default_factory=dict)
+    text: Mapping[str, Any] = field(default_factory=dict)
+    train: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be adapted."""
+        if (self.run is None) == (self.arch is None):
+            given = "both" if self.run is not None else "neither"
+            raise ValueError(
+                f"adapt the winner of a RUN or train an --arch from scratch, got {given}; give one of them"
+            )
+        if self.pair is not None and self.run is None:
+            raise ValueError(f"a pair belongs to a run, got {self.pair!r} and no run; give the RUN too")
+        for method in self.methods:
+            if method not in METHODS:
+                raise ValueError(f"a method is one of {', '.join(METHODS)}, got {method!r}")
+        if not self.methods:
+            raise ValueError(f"adapting needs a method: {', '.join(METHODS)}")
+        if self.embed_dim < 2:
+            raise ValueError(f"embed_dim must be at least 2, got {self.embed_dim}")
+        self.training()
+        self.shape("hyperclip")
+        self.text_shape()
+
+    def training(self) -> TrainConfig:
+        """How every method is trained."""
+        return build(TrainConfig, self.train)
+
+    def text_shape(self) -> TextConfig:
+        """The model's own text transformer."""
+        return build(TextConfig, self.text)
+
+    def shape(self, method: str) -> HyperConfig | None:
+        """The hypernetwork of a method, None of the baseline; one of the eight has the paper's bottleneck."""
+        if method == "siglip":
+            return None
+        base = HyperConfig() if self.run is None else SMALL
+        named = BOTTLENECKS.get(str(self.arch).upper())
+        base = base if named is None else replace(base, bottleneck=named)
+        flat = {"transformer": False} if method == "hyperclip-flat" else {}
+        return build(HyperConfig, {**self.hyper, **flat}, base=base)
+
+
+class Tables(NamedTuple):
+    """Everything that a model is trained and scored on.
+
+    Attributes:
+        dataset: Splits and class sets.
+        winner: The pair that is adapted; None from scratch.
+        pairs: What training draws from.
+        tokenizer: Of the model's own text transformer; None where the text encoder is frozen.
+        image: The image encoder.
+    """
+
+    dataset: Dataset
+    winner: Winner | None
+    pairs: Pairs
+    tokenizer: Any
+    image: EncoderSpec
+
+
+def adapt(
+    config: AdaptConfig,
+    *,
+    cache_dir: Path,
+    out: Path,
+    resume: Path | None = None,
+    progress: Progress = lambda stage, done, total: None,
+    say: Say = lambda sentence: None,
+) -> Path:
+    """Train every method that is asked for, score it, and write models and scores.
+
+    Args:
+        config: What is asked.
+        cache_dir: Where embeddings are kept.
+        out: Where results are kept.
+        resume: Folder of an adaptation that was cut short, of the same configuration.
+        progress: Told `(stage, done, total)`.
+        say: Told sentences meanwhile.
+
+    Returns:
+        The folder: a model for each method, and `adapted.json`.
+    """
+    tables = open_tables(config, cache_dir=cache_dir, progress=progress, say=say)
+    folder = resume or _same_everywhere(lambda: _make_folder(out, tables))
+    record = read_record(folder) if resume is not None else _new_record(config, tables)
+    _write(folder, record)
+    if tables.winner is not None and "start" not in record["scores"]:
+        say("the start is the winner with its connector, before any step")
+        record["scores"]["start"] = _score(start(config, tables, "siglip"), tables, "start", progress)
+        _write(folder, record)
+    for method in config.methods:
+        if method in record["scores"]:
+            continue
+        begin = time.perf_counter()
+        model = _train(config, tables, method, folder, record, progress, say)
+        record["scores"][method] = _score(model, tables, method, progress)
+        record["seconds"][method] = round(time.perf_counter() - begin, 1)
+        _write(folder, record)
+    record["compared"] = _compare(record, tables)
+    record["status"] = "finished"
+    _write(folder, record)
+    return folder
+
+
+def open_tables(config: AdaptConfig, *, cache_dir: Path, progress: Progress, say: Say) -> Tables:
+    """Open the data and find what is adapted; a user's mistakes come to light here.
+
+    Raises:
+        ValueError: If nothing can be learned from the data, or nothing of the run can be adapted.
+    """
+    winner = None
+    if config.run is not None:
+        winner = find_winner(config.run, pair=config.pair, cache_dir=cache_dir, say=say)
+        say(f"adapting {winner.name}")
+    own = None if winner is None else winner.config
+    dataset = open_dataset(
+        config.data or (own.data if own is not None else "scenes"),
+        strict=False if own is None else own.strict,
+        seed=config.training().seed if own is None else own.seed,
+        limit=config.limit if own is None or config.limit is not None else own.limit,
+        labels=config.labels,
+        memory=cache_dir,
+        progress=progress,
+    )
+    for note in dataset.notes:
+        say(note)
+    split = dataset.splits["train"]
+    if winner is None:
+        image = find_architecture(str(config.arch), input_size=config.input_size)
+        tokenizer = make_tokenizer(split.captions, max_words=config.text_shape().max_words)
+        reader = _Words(split, tokenizer, config.text_shape().context)
+        return Tables(dataset, None, _pairs(split, image, config, reader, None), tokenizer, image)
+    rows = _caption_rows(winner.text, dataset, cache_dir, progress)
+    ok = usable(rows)
+    if not ok.all():
+        say(f"{int((~ok).sum()):,} captions without a usable row are kept out of training")
+    rows_reader = _Rows(rows, unit=winner.unit_rows)
+    return Tables(dataset, winner, _pairs(split, winner.image, config, rows_reader, ok), None, winner.image)
+
+
+def start(config: AdaptConfig, tables: Tables, method: str) -> Model:
+    """The model that a method begins with; without its hypernetwork it is the same for all of them."""
+    hyper = config.shape(method)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.training().seed)
+        if tables.winner is not None:
+            return start_model(tables.winner, tables.pairs.pictures, hyper)
+        record = ModelRecord(
+            image=tables.image, embed_dim=config.embed_dim, head=True, hyper=hyper, text_config=config.text_shape()
+        )
+        return build_model(record, tables.tokenizer)
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """`adapted.json` of a folder.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is damaged.
+    """
+    path = folder / RECORD
+    if not path.is_file():
+        raise FileNotFoundError(f"nothing was adapted in {folder}: it has no {RECORD}; give a folder of `adapt`")
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read as JSON ({error}); adapt again") from None
+    if not isinstance(record, dict) or not {"configuration", "scores", "seconds", "trainings"} <= {*record}:
+        raise ValueError(f"{path} is not the record of an adaptation; adapt again")
+    return record
+
+
+class _Words:
+    """Captions of a split as tokens."""
+
+    def __init__(self, split: Split, tokenizer: Any, context: int) -> None:
+        self.captions, self.tokenizer, self.context = split.captions, tokenizer, context
+
+    def __call__(self, index: NDArray[np.int64]) -> torch.Tensor:
+        from hyperalign.hyperclip.text import tokenize
+
+        return tokenize(self.tokenizer, [self.captions[k] for k in index.tolist()], context=self.context)
+
+
+class _Rows:
+    """Captions of a split as rows of a frozen encoder."""
+
+    def __init__(self, rows: Any, *, unit: bool) -> None:
+        self.rows, self.unit = Gather(rows), unit
+
+    def __call__(self, index: NDArray[np.int64]) -> torch.Tensor:
+        found = self.rows[index]
+        return torch.nn.functional.normalize(found, dim=1) if self.unit else found
+
+
+def _pairs(
+    split: Split, image: EncoderSpec, config: AdaptConfig, read: Callable[..., Any], ok: NDArray[np.bool_] | None
+) -> Pairs:
+    """What training draws from: captions that are usable, and the pictures that have one."""
+    captions = np.arange(len(split.captions)) if ok is None else np.flatnonzero(ok)
+    kept, owner = np.unique(split.owner[captions], return_inverse=True)
+    if len(kept) < 2:
+        raise ValueError(f"training needs at least 2 pictures with a usable caption, got {len(kept)}")
+    pictures = split.pictures if len(kept) == len(split.image_ids) else choose(split.pictures, kept)
+    likeness = likeness_of(read(captions)) if config.training().n_pools > 1 else None
+    return Pairs(
+        pictures=pictures,
+        picture=picture_of(image),
+        owner=owner.astype(np.int64),
+        read=lambda index: read(captions[index]),
+        likeness=likeness,
+    )
+
+
+def _caption_rows(text: EncoderSpec, dataset: Dataset, cache_dir: Path, progress: Progress) -> Any:
+    """Rows of the training captions by a frozen encoder, from the cache where they are there."""
+    alone = Candidates(images=(), texts=(text,), pairs=(), latencies={}, counts=())
+    jobs = [job for job in embedding_jobs(alone, dataset, None, cache_dir=cache_dir) if job.part == "train"]
+    entries, _, _ = fill_cache(jobs, cache_dir=cache_dir, progress=progress)
+    entry: Any = entries[text.name, "train"]
+    return getattr(entry, "rows", entry)
+
+
+def _train(  # noqa: PLR0913 - what is trained, where it is kept, and who is told
+    config: AdaptConfig,
+    tables: Tables,
+    method: str,
+    folder: Path,
+    record: dict[str, Any],
+    progress: Progress,
+    say: Say,
+) -> Model:
+    """The trained model of a method; one that is in the folder already is read."""
+    if method in record["trainings"]:
+        return load_model(folder / method)
+    model = start(config, tables, method)
+    made = train(
+        model.network,
+        tables.pairs,
+        config.training(),
+        checkpoint=folder / f"{method}-checkpoint.safetensors",
+        progress=progress,
+        stage=f"training {method}",
+    )
+    if made.diverged:
+        raise ValueError(
+            f"the loss of {method} was not finite at step {made.n_steps}; lower --learning-rate, or give --precision no"
+        )
+    if made.n_bad:
+        say(f"{method}: a picture that cannot be decoded was drawn {made.n_bad:,} times and left out")
+    if _is_first():
+        save_model(folder / method, model)
+    hyper = model.network.hyper
+    record["trainings"][method] = {
+        **asdict(made),
+        "looks": [look._asdict() for look in made.looks],
+        "images_per_second": made.n_seen / made.seconds if made.seconds else None,
+        "n_params_image": sum(p.numel() for p in model.network.image.parameters()),
+        "n_params_hypernetwork": 0 if hyper is None else sum(p.numel() for p in hyper.parameters()),
+        "n_adapted": 0 if model.network.adapted is None else model.network.adapted.n_numbers,
+    }
+    _write(folder, record)
+    return model
+
+
+def _score(model: Model, tables: Tables, method: str, progress: Progress) -> dict[str, Any]:
+    """Scores on the test split and on every class set."""
+    hits = {}
+    for name, labels in tables.dataset.label_sets.items():
+        found = classify(model, labels, tell=_teller(progress, f"{method} on {name}"))
+        hits[name] = {**score_classes(found, labels), "hits": found[:, 0].tolist()}
+    split = tables.dataset.splits["test"]
+    return {"retrieval": retrieve(model, split, tell=_teller(progress, f"{method} on test")), "classes": hits}
+
+
+def _teller(progress: Progress, stage: str) -> Callable[[int, int], None]:
+    return lambda done, total: progress(stage, done, total)
+
+
+def _compare(record: Mapping[str, Any], tables: Tables) -> list[dict[str, Any]]:
+    """Each method against the baseline on each class set, the same pictures against each other."""
+    if "siglip" not in record["scores"]:
+        return []
+    found = []
+    for method, scores in record["scores"].items():
+        for name in tables.dataset.label_sets if method != "siglip" else ():
+            own, other = (np.array(one["classes"][name]["hits"]) for one in (scores, record["scores"]["siglip"]))
+            gain, spread = 100 * (own - other), 100 * float(np.std(own - other)) / len(own) ** 0.5
+            low, high = (float(gain.mean()) + sign * 1.96 * spread for sign in (-1, 1))
+            found.append({"method": method, "classes": name, "gain": float(gain.mean()), "low": low, "high": high})
+    return found
+
+
+def _new_record(config: AdaptConfig, tables: Tables) -> dict[str, Any]:
+    winner = tables.winner
+    return {
+        "status": "running",
+        "configuration": asdict(config),
+        "pair": None if winner is None else winner.name,
+        "image_encoder": tables.image.name,
+        "data": tables.dataset.name,
+        "n_train": len(tables.pairs.pictures),
+        "versions": find_versions(),
+        "hardware": find_hardware(),
+        "commit": find_commits(),
+        "trainings": {},
+        "scores": {},
+        "seconds": {},
+    }
+
+
+def _same_everywhere(make: Callable[[], Path]) -> Path:
+    """What the first process makes, told to the others where there are some."""
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
+    told = [make() if PartialState().is_main_process else None]
+    broadcast_object_list(told)
+    assert told[0] is not None, "the first process has told it"
+    return told[0]
+
+
+def _is_first() -> bool:
+    """Whether this process writes; of several it is the first alone."""
+    from accelerate import PartialState
+
+    return bool(PartialState().is_main_process)
+
+
+def _make_folder(out: Path, tables: Tables) -> Path:
+    """`out/2026-03-01-142501-adapt-<image encoder>`, with a number behind it where that is taken."""
+    name = f"{datetime.now().astimezone():%Y-%m-%d-%H%M%S}-adapt-{tables.image.name}"
+    for number in range(1, 1000):
+        folder = out / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise FileExistsError(f"{out} has a thousand folders called {name}; choose another with --out")
+
+
+def _write(folder: Path, record: Mapping[str, Any]) -> None:
+    if _is_first():
+        write_whole(folder / RECORD, (to_json(record, indent=1) + "\n").encode())

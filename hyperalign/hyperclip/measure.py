@@ -1,0 +1,105 @@
+"""What a model is worth on pictures it has not seen: zero-shot on class sets, retrieval on a split.
+
+Before anything is embedded the hypernetwork is shown the classes, or the captions that are searched, and the image
+encoder is adapted to them once.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hyperalign.embed.feed import feed, worthwhile_workers
+from hyperalign.embed.label_sets import LabelSet
+from hyperalign.embed.pictures import Pictures
+from hyperalign.embed.splits import Split
+from hyperalign.hyperclip.pairs import normalise_pictures
+from hyperalign.hyperclip.specialise import class_rows
+from hyperalign.hyperclip.stored import Model
+from hyperalign.rank.metrics import group_accuracy, hits_from_embeddings, recall, zero_shot_hits
+
+__all__ = ["MOST_PROMPTS", "caption_rows", "classify", "embed_pictures", "retrieve", "score_classes"]
+
+Tell = Callable[[int, int], None]
+
+MOST_PROMPTS = 1000  # captions that the hypernetwork is shown of a split
+_AT_ONCE = 256
+
+
+def _silent(done: int, total: int) -> None:
+    """Report to nobody."""
+
+
+@torch.no_grad()
+def embed_pictures(
+    model: Model, pictures: Pictures, parameters: Mapping[str, Tensor], *, tell: Tell = _silent
+) -> Tensor:
+    """(n, D) unit rows on the CPU, NaN where a picture cannot be decoded.
+
+    Args:
+        model: Its image encoder is used, in evaluation mode.
+        pictures: n of them.
+        parameters: Scales and biases from `model.network.emit`; empty to leave the encoder as it is.
+        tell: Told how many are done, and of how many.
+    """
+    device = model.network.logit_bias.device
+    rows = torch.full((len(pictures), model.record.embed_dim), torch.nan)
+    workers = worthwhile_workers(len(pictures), device=device.type)
+    bounds = range(len(pictures))
+    transform = model.transform(normalised=False)
+    for batch in feed(pictures, bounds, transform, model.picture, batch_size=_AT_ONCE, n_workers=workers):
+        prepared = normalise_pictures(batch.pictures.to(device), model.picture)
+        stop = batch.start + len(batch.pictures)
+        rows[batch.start : stop] = model.network.embed_pictures(prepared, parameters).cpu()
+        rows[[index for index, _ in batch.bad]] = torch.nan
+        tell(stop, len(pictures))
+    return rows
+
+
+@torch.no_grad()
+def caption_rows(model: Model, captions: Sequence[str], *, tell: Tell = _silent) -> Tensor:
+    """(n, D) unit rows of captions on the CPU."""
+    device, blocks = model.network.logit_bias.device, []
+    for start in range(0, len(captions), _AT_ONCE):
+        inputs = model.captions(captions[start : start + _AT_ONCE]).to(device)
+        blocks.append(model.network.embed_captions(inputs).cpu())
+        tell(min(start + _AT_ONCE, len(captions)), len(captions))
+    return torch.cat(blocks)
+
+
+def classify(model: Model, labels: LabelSet, *, tell: Tell = _silent) -> NDArray[np.float32]:
+    """(n_images, 2) expected top-1 and top-5 hits, the encoder adapted to the classes of the set."""
+    device = model.network.logit_bias.device
+    classes = class_rows(model, labels.class_names, labels.templates)
+    with torch.no_grad():
+        parameters = model.network.emit(classes.to(device))
+    rows = embed_pictures(model, labels.pictures, parameters, tell=tell)
+    return zero_shot_hits(rows @ classes.cpu().T, labels.labels)
+
+
+def score_classes(hits: NDArray[np.float32], labels: LabelSet) -> dict[str, Any]:
+    """Top-1 and top-5 in per cent, and top-1 of each group and of the worst where the set has groups."""
+    scores: dict[str, Any] = {f"top_{k}": 100 * float(hits[:, i].mean(dtype=np.float64)) for i, k in enumerate((1, 5))}
+    if labels.groups is not None:
+        by_group = group_accuracy(hits, labels.groups)
+        scores["groups"] = {labels.group_names[group]: value for group, value in by_group.items()}
+        scores["worst_group"] = min(by_group.values())
+    return scores
+
+
+def retrieve(model: Model, split: Split, *, tell: Tell = _silent) -> dict[str, float]:
+    """Recalls in per cent and their `score`, the mean of the two recall@1.
+
+    The encoder is adapted to the captions that are searched; where there are more than `MOST_PROMPTS`, to so many of
+    them, spread evenly.
+    """
+    device = model.network.logit_bias.device
+    captions = caption_rows(model, split.captions)
+    step = max(1, -(-len(captions) // MOST_PROMPTS))
+    with torch.no_grad():
+        parameters = model.network.emit(captions[::step].to(device))
+    rows = embed_pictures(model, split.pictures, parameters, tell=tell)
+    return recall(hits_from_embeddings(rows, captions, split.owner))
