@@ -251,6 +251,22 @@ def test_siglip_in_squares_of_unrelated_rows_is_known_by_hand() -> None:
     torch.testing.assert_close(loss, torch.full((2,), 8 * math.log(2)))
 
 
+def test_siglip_of_halves_and_their_negatives_is_siglip_of_the_whole() -> None:
+    """As processes that hold a half of a batch each take it: the mean over them is the loss of all."""
+    image, text, scale, bias = unit(1, 8, 5, seed=1), unit(1, 8, 5, seed=2), torch.tensor(7.0), torch.tensor(-3.0)
+
+    def halved(*inputs: Tensor) -> Tensor:
+        images, texts = inputs[0].split(4, 1), inputs[1].split(4, 1)
+        parts = [
+            tiled_siglip(images[i], texts[j], *inputs[2:], tile=3, matched=i == j) for i in range(2) for j in range(2)
+        ]
+        return torch.stack(parts).sum(0) / 2
+
+    found, expected = gradients(halved, image, text, scale, bias), gradients(siglip, image, text, scale, bias)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the high-water mark is Linux's")
 def test_siglip_of_8192_pairs_takes_less_than_a_gigabyte() -> None:

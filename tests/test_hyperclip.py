@@ -266,8 +266,8 @@ def test_the_hypernetwork_speaks_for_the_encoders_own_scales() -> None:
     model = HyperClip(build("M1", 24)[0], nn.Linear(10, 24), 24, SMALL)
     model.training_mode("batch")
 
-    image, text = model(torch.randn(4, 3, 64, 64), torch.randn(4, 10))
-    (image * text).sum().backward()
+    rows = model(torch.randn(4, 3, 64, 64), torch.randn(4, 10))
+    (rows.image * rows.text).sum().backward()
 
     own = dict(model.image.named_parameters())
     assert model.adapted is not None

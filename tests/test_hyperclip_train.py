@@ -1,5 +1,8 @@
 """Training HyperCLIP and its baseline: what a step sees, that both learn, that a training cut short ends the same."""
 
+import os
+import subprocess
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -260,3 +263,41 @@ def test_steps_are_counted_from_epochs_and_pictures() -> None:
 def test_settings_that_no_training_could_use_are_refused(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         TrainConfig(**{**asdict(TrainConfig()), **changes})
+
+
+_TWO = """
+import sys, torch
+sys.path.insert(0, sys.argv[2])
+from torch import nn
+from test_hyperclip_train import CONFIG, make_without_batch_norm, pairs, replace, train
+network = make_without_batch_norm()
+record = train(network, pairs(), replace(CONFIG, crop=1.0, n_steps=3))
+torch.save(network.state_dict(), sys.argv[1] + "-" + __import__("os").environ.get("RANK", "0"))
+"""
+
+
+def make_without_batch_norm() -> HyperClip:
+    network = make(None)
+    network.image[1] = nn.Identity()  # type: ignore[operator]
+    return network
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
+    """Each has half of a batch, and the other's captions as negatives."""
+    (tmp_path / "two.py").write_text(_TWO)
+    launch = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+    words = [str(tmp_path / "two.py"), str(tmp_path / "state"), str(Path(__file__).parent)]
+
+    env = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *launch, *words], check=False, capture_output=True, text=True, env=env, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    alone = make_without_batch_norm()
+    train(alone, pairs(), replace(CONFIG, crop=1.0, n_steps=3))
+
+    first, second = (torch.load(f"{tmp_path}/state-{rank}", weights_only=True) for rank in range(2))
+    for name, value in state(alone).items():
+        torch.testing.assert_close(first[name], second[name])
+        torch.testing.assert_close(first[name], value, rtol=1e-3, atol=1e-4)

@@ -104,13 +104,17 @@ class _TiledSigLIP(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, image: Tensor, text: Tensor, logit_scale: Tensor, logit_bias: Tensor, tile: int) -> Tensor:
+    def forward(  # noqa: PLR0913 - autograd hands everything over by position
+        ctx: Any, image: Tensor, text: Tensor, logit_scale: Tensor, logit_bias: Tensor, tile: int, matched: bool
+    ) -> Tensor:
         """(P,) losses."""
-        total = -_matched(image, text, logit_scale, logit_bias).sum(1)
+        total = image.new_zeros(len(image))
+        if matched:
+            total -= _matched(image, text, logit_scale, logit_bias).sum(1)
         for rows, columns in _squares(image.shape[1], tile):
             total = total + F.softplus(_logits(image, text, logit_scale, logit_bias, rows, columns)).sum((1, 2))
         ctx.save_for_backward(image, text, logit_scale, logit_bias)
-        ctx.tile = tile
+        ctx.tile, ctx.matched = tile, matched
         loss: Tensor = total / image.shape[1]
         return loss
 
@@ -122,7 +126,7 @@ class _TiledSigLIP(torch.autograd.Function):
         grad_bias = torch.zeros(len(image), 1, 1, dtype=image.dtype, device=image.device)
         for rows, columns in _squares(image.shape[1], ctx.tile):
             slopes = _logits(image, text, scale, bias, rows, columns).sigmoid_()
-            if rows == columns:
+            if ctx.matched and rows == columns:
                 slopes.diagonal(dim1=1, dim2=2).sub_(1)
             grad_image[:, rows] += slopes @ text[:, columns]
             grad_text[:, columns] += slopes.mT @ image[:, rows]
@@ -134,6 +138,7 @@ class _TiledSigLIP(torch.autograd.Function):
             grad_text.mul_(weight * scale),
             _shaped_like(scale, grad_scale),
             _shaped_like(bias, weight * grad_bias),
+            None,
             None,
         )
 
@@ -160,7 +165,13 @@ def _shaped_like(parameter: Tensor, by_pair: Tensor) -> Tensor:
 
 
 def tiled_siglip(
-    image: Tensor, text: Tensor, logit_scale: Tensor, logit_bias: Tensor, *, tile: int | None = None
+    image: Tensor,
+    text: Tensor,
+    logit_scale: Tensor,
+    logit_bias: Tensor,
+    *,
+    tile: int | None = None,
+    matched: bool = True,
 ) -> Tensor:
     """`siglip` in squares of the logits, so that memory beyond the rows is that of one square.
 
@@ -170,13 +181,15 @@ def tiled_siglip(
         logit_scale: s, not its logarithm; scalar or (P, 1, 1).
         logit_bias: β; scalar or (P, 1, 1).
         tile: Side b of a square: P·b² values are held at a time; None for as many as `TILE_LOGITS` holds.
+        matched: Whether row i of one describes the item of row i of the other; if not, all are negatives, as the texts
+            of another process are.
 
     Returns:
         (P,) losses in nats; B · log 2 at s = β = 0.
     """
     if tile is None:
         tile = max(1, math.isqrt(TILE_LOGITS // image.shape[0]))
-    loss: Tensor = _TiledSigLIP.apply(image, text, logit_scale, logit_bias, tile)
+    loss: Tensor = _TiledSigLIP.apply(image, text, logit_scale, logit_bias, tile, matched)
     return loss
 
 

@@ -31,10 +31,14 @@ class Rows(NamedTuple):
     Attributes:
         image: (B, D), unit rows.
         text: (B, D), unit rows.
+        logit_scale: SigLIP's s, not its logarithm; a scalar.
+        logit_bias: SigLIP's β; a scalar.
     """
 
     image: Tensor
     text: Tensor
+    logit_scale: Tensor
+    logit_bias: Tensor
 
 
 class HyperClip(nn.Module):
@@ -71,7 +75,8 @@ class HyperClip(nn.Module):
             n_prompts: How many of the captions the hypernetwork sees, the first ones; None for all.
         """
         text = self.embed_captions(captions)
-        return Rows(self.embed_pictures(pictures, self.emit(text[:n_prompts])), text)
+        image = self.embed_pictures(pictures, self.emit(text[:n_prompts]))
+        return Rows(image, text, self.log_logit_scale.exp(), self.logit_bias)
 
     def embed_captions(self, captions: Tensor) -> Tensor:
         """(B, D) unit rows of captions."""

@@ -15,6 +15,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+import torch.distributed as dist
+import torch.distributed.nn.functional as functional
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -282,7 +284,7 @@ class _Loop:
         pictures = normalise_pictures(part.pictures.to(device), self.picture, crop=config.crop, generator=dice)
         with self.accelerator.autocast():
             rows = self.wrapped(pictures, part.captions.to(device), config.n_prompts)
-        return _contrast(rows, self.network, config)
+        return _contrast(rows, config)
 
     @contextmanager
     def _together(self, *, last: bool) -> Iterator[None]:
@@ -320,12 +322,27 @@ class _Loop:
         )
 
 
-def _contrast(rows: Rows, network: HyperClip, config: TrainConfig) -> Tensor:
-    """The loss of a part, in float32."""
-    image, text, scale = rows.image.unsqueeze(0), rows.text.unsqueeze(0), network.log_logit_scale.exp()
-    if config.loss == "siglip":
-        return tiled_siglip(image, text, scale, network.logit_bias)[0]
-    return contrastive(image, text, scale)[0] + 0 * network.logit_bias  # which has no part in it, but a gradient
+def _contrast(rows: Rows, config: TrainConfig) -> Tensor:
+    """The loss of a part, in float32; with SigLIP the captions of other processes are negatives too.
+
+    Processes' gradients are averaged, so that the losses of k of them, B/k pictures against B captions each, add up to
+    the loss of the whole batch. The softmax contrast stays in each process.
+    """
+    image, text, scale = rows.image.unsqueeze(0), rows.text.unsqueeze(0), rows.logit_scale
+    if config.loss == "infonce":
+        return contrastive(image, text, scale)[0] + 0 * rows.logit_bias  # which has no part in it, but a gradient
+    loss = tiled_siglip(image, text, scale, rows.logit_bias)[0]
+    for other in _of_other_processes(rows.text):
+        loss = loss + tiled_siglip(image, other.unsqueeze(0), scale, rows.logit_bias, matched=False)[0]
+    return loss
+
+
+def _of_other_processes(text: Tensor) -> list[Tensor]:
+    """The same rows of every other process, their gradients on the way back to it; nothing where there is one."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return []
+    everyone = functional.all_gather(text)
+    return [rows for rank, rows in enumerate(everyone) if rank != dist.get_rank()]
 
 
 def _groups(network: HyperClip, config: TrainConfig) -> list[dict[str, Any]]:
