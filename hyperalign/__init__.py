@@ -103,6 +103,10 @@ The map, in the order in which data meets the modules; a line of code may import
         measures        which measurements there are, and what is kept of one
     use        what is made of rows and connectors when the search is over
         index           rows as a Faiss index
+        joint           what joins a pair
+        chosen          one pair of a finished run
+        folder          a pair as a folder of its own
+        dual            a pair as one model of pictures and captions
     show       a saved run becomes a terminal table and one HTML file
         words           numbers and names as people read them
         view            what is shown, before it is a table or a page
@@ -124,4 +128,26 @@ The map, in the order in which data meets the modules; a line of code may import
         benching        bench
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hyperalign.use.dual import DualEncoder as DualEncoder
+    from hyperalign.use.dual import load as load
+    from hyperalign.use.dual import open_pair as open_pair
+
 __version__ = "0.1.0"
+
+_HOMES = {"DualEncoder": "use.dual", "load": "use.dual", "open_pair": "use.dual"}  # imported when first asked for
+
+
+def __getattr__(name: str) -> Any:
+    """Give what the package offers; what is heavy is imported when it is asked for, and not before."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'hyperalign' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"hyperalign.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """List what the package offers beside what is imported already."""
+    return sorted({*globals(), *_HOMES})
