@@ -107,6 +107,13 @@ The map, in the order in which data meets the modules; a line of code may import
         chosen          one pair of a finished run
         folder          a pair as a folder of its own
         dual            a pair as one model of pictures and captions
+        weights         encoders' weights beside the connector
+        probes          by what a pair written for another program is checked
+        picture_module  an image encoder of a factory as sentence-transformers takes it
+        as_sentence_transformer  a pair as sentence-transformers takes it
+        as_onnx         a pair as onnxruntime takes it
+        card            the model card of an exported pair
+        export          a pair as a folder that runs by itself
     show       a saved run becomes a terminal table and one HTML file
         words           numbers and names as people read them
         view            what is shown, before it is a table or a page
@@ -126,6 +133,7 @@ The map, in the order in which data meets the modules; a line of code may import
         stores          zoo and cache commands
         searching       search, embed, rerun, report
         benching        bench
+        exporting       export
 """
 
 import importlib
@@ -135,10 +143,16 @@ if TYPE_CHECKING:
     from hyperalign.use.dual import DualEncoder as DualEncoder
     from hyperalign.use.dual import load as load
     from hyperalign.use.dual import open_pair as open_pair
+    from hyperalign.use.export import export as export
 
 __version__ = "0.1.0"
 
-_HOMES = {"DualEncoder": "use.dual", "load": "use.dual", "open_pair": "use.dual"}  # imported when first asked for
+_HOMES = {
+    "DualEncoder": "use.dual",
+    "export": "use.export",
+    "load": "use.dual",
+    "open_pair": "use.dual",
+}  # imported when first asked for
 
 
 def __getattr__(name: str) -> Any:

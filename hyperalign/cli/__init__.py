@@ -4,6 +4,7 @@
     options    the options that commands share, and configuration files
     searching  search, rerun, embed, report
     benching   bench
+    exporting  export
     stores     zoo list|show|check|build, cache ls|verify|prune|rm
 
 What is heavy is imported inside the command that needs it, so that help is instant.
@@ -16,7 +17,7 @@ from typing import Annotated
 
 import typer
 
-from hyperalign.cli import benching, searching, stores
+from hyperalign.cli import benching, exporting, searching, stores
 from hyperalign.cli.manners import Polite, print_json, show_progress, stdout
 from hyperalign.cli.options import CacheDir, Config, Json
 
@@ -28,6 +29,7 @@ app.command("embed")(searching.embed)
 app.command("rerun")(searching.rerun)
 app.command("report")(searching.report)
 app.command("bench")(benching.bench)
+app.command("export")(exporting.export)
 app.add_typer(stores.zoo_app, name="zoo")
 app.add_typer(stores.cache_app, name="cache")
 
