@@ -38,7 +38,7 @@ OWNERS = {
     "onnxruntime": ("use.as_onnx",),
     "faiss": ("rank.metrics", "use.index"),
     "scipy": ("rank.agreement",),
-    "pandas": ("rank", "run", "relimit", "board", "search", "adopt", "use.chosen", "show"),
+    "pandas": ("rank", "run", "relimit", "board", "pipeline", "adopt", "use.chosen", "show", "notebook"),
     "optuna": ("study",),
     "typer": ("cli",),
     "rich": ("cli", "show"),
