@@ -108,6 +108,7 @@ The map, in the order in which data meets the modules; a line of code may import
         chosen          one pair of a finished run
         folder          a pair as a folder of its own
         dual            a pair as one model of pictures and captions
+        importers       what others have embedded or trained
         weights         encoders' weights beside the connector
         probes          by what a pair written for another program is checked
         picture_module  an image encoder of a factory as sentence-transformers takes it
@@ -135,7 +136,7 @@ The map, in the order in which data meets the modules; a line of code may import
         stores          zoo and cache commands
         searching       search, embed, rerun, report
         benching        bench
-        exporting       export
+        exporting       export, import
 """
 
 import importlib

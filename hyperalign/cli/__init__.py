@@ -4,7 +4,7 @@
     options    the options that commands share, and configuration files
     searching  search, rerun, embed, report
     benching   bench
-    exporting  export
+    exporting  export, import
     stores     zoo list|show|check|build, cache ls|verify|prune|rm
 
 What is heavy is imported inside the command that needs it, so that help is instant.
@@ -30,6 +30,7 @@ app.command("rerun")(searching.rerun)
 app.command("report")(searching.report)
 app.command("bench")(benching.bench)
 app.command("export")(exporting.export)
+app.command("import")(exporting.import_)
 app.add_typer(stores.zoo_app, name="zoo")
 app.add_typer(stores.cache_app, name="cache")
 

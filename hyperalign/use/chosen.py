@@ -114,8 +114,8 @@ def _find_joint(run: Run, rows: pd.DataFrame, row: dict[str, Any]) -> Joint:
     kept = []
     for line in _kept_connectors(run.path):
         record = line["solution"]
-        own = (line.get("method", run.result["method"]), record["sides"], line.get("seed", row["seed"]))
-        if own != (row["method"], row["sides"], row["seed"]):
+        whose = (line.get("method", run.result["method"]), record["sides"], line.get("seed", row["seed"]))
+        if whose != (row["method"], row["sides"], row["seed"]):
             continue
         images, texts = line["images"], line["texts"]
         kept += [f"{images[i]}+{texts[j]}" for i, j in record["pairs"]]
