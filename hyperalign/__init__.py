@@ -21,6 +21,7 @@ The map, in the order in which data meets the modules; a line of code may import
         splits          train, validation and test; who belongs to whom
         duplicates      nearly the same picture on both sides of a split
         tables          tables of paths and captions
+        frames          data frames, written as tables
         tars            tar shards, read where they lie
         clip_retrieval  folders of rows that clip-retrieval has made
         hub_data        data sets of the Hugging Face hub
@@ -77,7 +78,7 @@ The map, in the order in which data meets the modules; a line of code may import
     request    what a search is asked for
     forecast   what each method will cost, from shapes alone
     account    what a run says of itself
-    search     the pipeline
+    pipeline   the search
     adopt      one more encoder for a finished run
     plan       what a search would cost, before anything is computed
     bench      figures that a sceptic can make again
@@ -132,6 +133,18 @@ The map, in the order in which data meets the modules; a line of code may import
         filtering       data copied without the rest
     use        what is made of rows and connectors when the search is over
         index           rows as a Faiss index
+        joint           what joins a pair
+        chosen          one pair of a finished run
+        folder          a pair as a folder of its own
+        dual            a pair as one model of pictures and captions
+        importers       what others have embedded or trained
+        weights         encoders' weights beside the connector
+        probes          by what a pair written for another program is checked
+        picture_module  an image encoder of a factory as sentence-transformers takes it
+        as_sentence_transformer  a pair as sentence-transformers takes it
+        as_onnx         a pair as onnxruntime takes it
+        card            the model card of an exported pair
+        export          a pair as a folder that runs by itself
     show       a saved run becomes a terminal table and one HTML file
         words           numbers and names as people read them
         view            what is shown, before it is a table or a page
@@ -145,6 +158,7 @@ The map, in the order in which data meets the modules; a line of code may import
         lists           encoders, cache entries, facts
         filtered        what a filter dropped
         progress        bars on a terminal, plain lines elsewhere
+    notebook   searches from Python: data frames in, tables and a model out
     doctor     what is installed and what is wrong with it
     cli        words in, one library call, words out
         manners         what is said where, and what a mistake looks like
@@ -156,6 +170,41 @@ The map, in the order in which data meets the modules; a line of code may import
         tabling         adapt --table
         adapting        adapt, specialise
         filtering       filter
+        exporting       export, import
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hyperalign.notebook import SearchResult as SearchResult
+    from hyperalign.notebook import open_result as open_result
+    from hyperalign.notebook import search as search
+    from hyperalign.use.dual import DualEncoder as DualEncoder
+    from hyperalign.use.dual import load as load
+    from hyperalign.use.dual import open_pair as open_pair
+    from hyperalign.use.export import export as export
+
 __version__ = "0.1.0"
+
+_HOMES = {  # imported when first asked for
+    "DualEncoder": "use.dual",
+    "SearchResult": "notebook",
+    "export": "use.export",
+    "load": "use.dual",
+    "open_pair": "use.dual",
+    "open_result": "notebook",
+    "search": "notebook",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Give what the package offers; what is heavy is imported when it is asked for, and not before."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'hyperalign' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"hyperalign.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """List what the package offers beside what is imported already."""
+    return sorted({*globals(), *_HOMES})

@@ -46,7 +46,8 @@ def describe_encoders(candidates: Candidates, jobs: Sequence[Job]) -> list[dict[
     for spec in (*candidates.images, *candidates.texts):
         facts = {f.name: getattr(spec, f.name) for f in fields(spec) if f.name != "folder"}
         key = keys[spec.name]
-        records.append({**facts, "kwargs": dict(spec.kwargs), "weights": key.weights, "preprocess": key.preprocess})
+        own = {"revision": key.revision or None, "weights": key.weights, "preprocess": key.preprocess}
+        records.append({**facts, "kwargs": dict(spec.kwargs), **own})
     return records
 
 

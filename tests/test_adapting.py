@@ -20,7 +20,7 @@ from hyperalign.hyperclip.adapt import AdaptConfig, adapt, open_tables, read_rec
 from hyperalign.hyperclip.architectures import find_architecture
 from hyperalign.hyperclip.hypernetwork import HyperConfig
 from hyperalign.hyperclip.stored import load_model
-from hyperalign.search import SearchConfig, search
+from hyperalign.pipeline import SearchConfig, search
 
 ROOT = Path(__file__).resolve().parent.parent
 TRAIN = {"n_steps": 3, "batch_size": 16, "checkpoint_steps": 2}

@@ -23,24 +23,28 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 ROOMS_BELOW = {"embed": {"ledger"}, "align": {"ledger"}, "rank": {"ledger"}}  # what a room knows besides itself
 OWNERS = {
     "timm": ("embed.networks", "embed.build_images"),
-    "sentence_transformers": ("embed.sentences", "embed.build_texts"),
-    "transformers": ("embed.sentences", "embed.build_texts"),
     "tokenizers": ("embed.build_texts", "hyperclip"),
     "huggingface_hub": ("embed.identity", "embed.check"),
     "accelerate": ("embed.encoders", "align.train", "hyperclip"),
     "datasets": ("embed.hub_data",),
     "pyarrow": ("embed.tables", "hyperclip.table_copies"),
-    "PIL": ("embed",),
+    "sentence_transformers": (
+        *("embed.sentences", "embed.build_texts"),
+        *("use.as_sentence_transformer", "use.picture_module"),
+    ),
+    "transformers": ("embed.sentences", "embed.build_texts", "use.as_sentence_transformer"),
+    "PIL": ("embed", "use.dual", "use.probes", "use.picture_module"),
     "filelock": ("embed.locks",),
+    "onnxruntime": ("use.as_onnx",),
     "faiss": ("rank.metrics", "use.index"),
     "scipy": ("rank.agreement",),
-    "pandas": ("rank", "run", "relimit", "board", "search", "adopt", "show"),
+    "pandas": ("rank", "run", "relimit", "board", "pipeline", "adopt", "use.chosen", "show", "notebook"),
     "optuna": ("study",),
     "py3langid": ("hyperclip.language",),
     "inflect": ("hyperclip.vocabulary",),
     "typer": ("cli",),
     "rich": ("cli", "show"),
-    "jinja2": ("show.page",),
+    "jinja2": ("show.page", "use.card"),
     "matplotlib": ("show.drawn",),
 }
 HEAVY = ("torch", "timm", "sentence_transformers", "transformers", "pandas", "faiss", "optuna", "numpy", "pyarrow")
@@ -127,11 +131,8 @@ def test_a_library_is_imported_by_its_owners_alone(path: Path) -> None:
 @pytest.mark.parametrize("path", CODE, ids=name_of)
 def test_a_library_that_is_imported_is_declared(path: Path) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    lines = [
-        *project["dependencies"],
-        *project["optional-dependencies"]["datasets"],
-        *project["optional-dependencies"]["filter"],
-    ]
+    extras = [lines for name, lines in project["optional-dependencies"].items() if name not in ("test", "dev")]
+    lines = [*project["dependencies"], *(line for extra in extras for line in extra)]
     declared = {re.split(r"[ <>=;\[]", line)[0].lower() for line in lines}
     for imported in imports(path):
         top = imported.split(".")[0]

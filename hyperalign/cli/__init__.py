@@ -7,6 +7,7 @@
     adapting   adapt, specialise
     tabling    adapt --table
     filtering  filter
+    exporting  export, import
     stores     zoo list|show|check|build, cache ls|verify|prune|rm
 
 What is heavy is imported inside the command that needs it, so that help is instant.
@@ -19,7 +20,7 @@ from typing import Annotated
 
 import typer
 
-from hyperalign.cli import adapting, benching, filtering, searching, stores
+from hyperalign.cli import adapting, benching, exporting, filtering, searching, stores
 from hyperalign.cli.manners import Polite, print_json, show_progress, stdout
 from hyperalign.cli.options import CacheDir, Config, Json
 
@@ -34,6 +35,8 @@ app.command("bench")(benching.bench)
 app.command("adapt")(adapting.adapt)
 app.command("specialise")(adapting.specialise)
 app.command("filter")(filtering.filter_command)
+app.command("export")(exporting.export)
+app.command("import")(exporting.import_)
 app.add_typer(stores.zoo_app, name="zoo")
 app.add_typer(stores.cache_app, name="cache")
 

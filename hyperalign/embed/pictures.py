@@ -25,6 +25,7 @@ __all__ = [
     "StoredPictures",
     "choose",
     "decode",
+    "upright",
     "whole_files",
 ]
 
@@ -169,13 +170,18 @@ def decode(data: bytes) -> Image.Image:
                 if width * height > MAX_PIXELS:
                     raise ValueError(f"it has {width} × {height} pixels, more than {MAX_PIXELS:,}")
                 picture.load()
-                return _rgb(ImageOps.exif_transpose(picture))
+                return upright(picture)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ValueError(f"it has more than {MAX_PIXELS:,} pixels") from None
     except UnidentifiedImageError:
         raise ValueError(f"its {len(data):,} bytes are not a picture ({', '.join(_FORMATS)})") from None
     except Exception as error:  # decoders fail on damaged bytes in any way they like
         raise ValueError(str(error) or type(error).__name__) from None
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """A picture that is open already as RGB, turned as its camera says."""
+    return _rgb(ImageOps.exif_transpose(picture))
 
 
 def _rgb(picture: Image.Image) -> Image.Image:

@@ -1,0 +1,101 @@
+"""`export` and `import`: a pair as a folder that runs by itself, and what others have made as encoders or a pair."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Literal, cast
+
+import typer
+
+from hyperalign.cli.manners import print_json, show_progress
+from hyperalign.cli.options import Config, Data, Json, RunPath, Text, Zoo
+
+__all__ = ["export", "import_"]
+
+
+def export(  # noqa: PLR0913 – the signature is the list of options
+    run: RunPath,
+    to: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write; it must not hold anything.")],
+    pair: Annotated[
+        Text, typer.Option(metavar="NAME|RANK", help="IMAGE+TEXT, or its position in the table; the first.")
+    ] = None,
+    method: Annotated[Text, typer.Option(help="Whose connector; that of the method that answers.")] = None,
+    with_weights: Annotated[
+        bool, typer.Option("--with-weights", help="Copy both encoders' weights into the folder.")
+    ] = False,
+    format: Annotated[
+        Text, typer.Option(help="hyperalign, sentence-transformers or onnx: for which program it is.")
+    ] = None,
+    zoo: Zoo = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Write a pair of a finished run as a folder of its own: connector, encoders, model card.
+
+    hyperalign export reports/RUN --to winner
+
+    hyperalign export reports/RUN --pair 2 --to second --with-weights
+
+    hyperalign export reports/RUN --to winner-onnx --format onnx
+    """
+    from hyperalign.use.export import export as write
+
+    words = {"format": format} if format is not None else {}
+    typed = shlex.join(["hyperalign", *sys.argv[1:]])
+    with show_progress() as display:
+        folder = write(
+            run,
+            to,
+            pair,
+            method=method,
+            with_weights=with_weights,
+            zoo=tuple(zoo or ()),
+            command=typed if sys.argv[1:2] == ["export"] else None,
+            progress=display.progress,
+            **words,
+        )
+    if json:
+        print_json({"folder": str(folder)})
+    else:
+        typer.echo(folder)
+
+
+def import_(  # noqa: PLR0913 – the signature is the list of options
+    source: Annotated[Path, typer.Argument(help="Embeddings: .npy, .pt or a folder of them. Or a connector: .pt.")],
+    to: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write; it must not hold anything.")],
+    modality: Annotated[Text, typer.Option(help="What was embedded: image or text.")] = None,
+    data: Data = None,
+    params: Annotated[Text, typer.Option(help="Parameters of each encoder: 22M; those of a shipped zoo.")] = None,
+    image: Annotated[Text, typer.Option(help="A connector's image encoder.")] = None,
+    text: Annotated[Text, typer.Option(help="A connector's text encoder.")] = None,
+    zoo: Zoo = None,
+    config: Config = None,
+) -> None:
+    """Make encoders of embeddings that exist, or a pair of a connector that was trained elsewhere.
+
+    hyperalign import clip-retrieval-output --to imported --params 150M
+
+    hyperalign import embeddings.npy --modality image --data pairs.csv --params 22M --to imported
+
+    hyperalign import ckpt_10.pt --image IMAGE --text TEXT --zoo hub --to pair
+    """
+    from hyperalign.embed.zoo import parse_count
+    from hyperalign.use.importers import import_connector, import_rows
+
+    if (image is None) != (text is None):
+        raise ValueError(f"a connector joins two encoders, got {image or text} alone; give --image and --text")
+    if modality not in (None, "image", "text"):
+        raise ValueError(f"--modality is image or text, got {modality!r}")
+    if image is not None and text is not None:
+        typer.echo(import_connector(source, to, image=image, text=text, zoo=tuple(zoo or ("hub",))))
+        return
+    with show_progress() as display:
+        folder = import_rows(
+            source,
+            to,
+            modality=cast("Literal['image', 'text'] | None", modality),
+            table=None if data is None else Path(data),
+            n_params=None if params is None else parse_count(params),
+            progress=display.progress,
+        )
+    typer.echo(f"{folder}: hyperalign search --zoo {folder / 'zoo.toml'} --data {folder / 'pairs.jsonl'}")
