@@ -107,6 +107,13 @@ The map, in the order in which data meets the modules; a line of code may import
         chosen          one pair of a finished run
         folder          a pair as a folder of its own
         dual            a pair as one model of pictures and captions
+        opened          a model by where it lies
+        likeness        whether two models are the same to whoever searches
+        sources         the pictures that a user named
+        stock           embedded pictures on disk, with their places
+        gallery         a folder of embedded pictures that can be searched
+        update          an index made, or brought up to date
+        retrieve        pictures of an index by words or by a picture
     show       a saved run becomes a terminal table and one HTML file
         words           numbers and names as people read them
         view            what is shown, before it is a table or a page
@@ -125,6 +132,7 @@ The map, in the order in which data meets the modules; a line of code may import
         asking          what was typed becomes a configuration
         stores          zoo and cache commands
         searching       search, embed, rerun, report
+        using           index, retrieve
         benching        bench
 """
 

@@ -1,0 +1,45 @@
+"""A model by where it lies: an exported pair, or a pair of a finished run."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hyperalign.use.dual import DualEncoder, load, open_pair
+
+__all__ = ["made_by", "open_again", "open_model"]
+
+
+def open_model(path: Path, pair: str | None = None, *, trust_code: bool = False) -> DualEncoder:
+    """Build the pair that a folder holds.
+
+    Args:
+        path: What `hyperalign export` wrote, or a finished run.
+        pair: Of a run: `IMAGE+TEXT` or its position in the table; None is the first.
+        trust_code: Whether an exported encoder may be built by Python code that the folder names.
+
+    Raises:
+        FileNotFoundError: If the folder is neither.
+        ValueError: If a pair is asked of a folder that holds a single one.
+    """
+    if (path / "result.json").is_file():
+        return open_pair(path, int(pair) if pair is not None and pair.isdecimal() else pair)
+    if pair is not None:
+        raise ValueError(f"--pair says which pair of a run, got {pair!r} for {path}, which is no run; leave it out")
+    return load(path, trust_code=trust_code)
+
+
+def made_by(path: Path, pair: str | None) -> dict[str, Any]:
+    """What `open_again` needs."""
+    return {"path": str(path.expanduser().absolute()), "pair": pair}
+
+
+def open_again(record: Mapping[str, Any], *, trust_code: bool = False) -> DualEncoder:
+    """Build the model that something was made with, from where it lay then.
+
+    Raises:
+        FileNotFoundError: If nothing is there any more.
+    """
+    path = Path(record["path"])
+    if not path.is_dir():
+        raise FileNotFoundError(f"the model lay at {path}, where nothing is now; say where it lies with --model")
+    return open_model(path, record["pair"], trust_code=trust_code)
