@@ -78,6 +78,26 @@ The map, in the order in which data meets the modules; a line of code may import
     search     the pipeline
     adopt      one more encoder for a finished run
     plan       what a search would cost, before anything is computed
+    use        what is made of rows and connectors when the search is over
+        index           rows as a Faiss index
+        joint           what joins a pair
+        chosen          one pair of a finished run
+        folder          a pair as a folder of its own
+        dual            a pair as one model of pictures and captions
+        weights         encoders' weights beside the connector
+        probes          by what a pair written for another program is checked
+        picture_module  an image encoder of a factory as sentence-transformers takes it
+        as_sentence_transformer  a pair as sentence-transformers takes it
+        as_onnx         a pair as onnxruntime takes it
+        card            the model card of an exported pair
+        export          a pair as a folder that runs by itself
+        opened          a model by where it lies
+        likeness        whether two models are the same to whoever searches
+        sources         the pictures that a user named
+        stock           embedded pictures on disk, with their places
+        gallery         a folder of embedded pictures that can be searched
+        update          an index made, or brought up to date
+        retrieve        pictures of an index by words or by a picture
     bench      figures that a sceptic can make again
         sheet           what a measurement gives
         opened          what was asked for as rows
@@ -101,19 +121,6 @@ The map, in the order in which data meets the modules; a line of code may import
         grid            a search over a synthetic grid of any size
         adoption        each encoder left out and adopted
         measures        which measurements there are, and what is kept of one
-    use        what is made of rows and connectors when the search is over
-        index           rows as a Faiss index
-        joint           what joins a pair
-        chosen          one pair of a finished run
-        folder          a pair as a folder of its own
-        dual            a pair as one model of pictures and captions
-        opened          a model by where it lies
-        likeness        whether two models are the same to whoever searches
-        sources         the pictures that a user named
-        stock           embedded pictures on disk, with their places
-        gallery         a folder of embedded pictures that can be searched
-        update          an index made, or brought up to date
-        retrieve        pictures of an index by words or by a picture
     show       a saved run becomes a terminal table and one HTML file
         words           numbers and names as people read them
         view            what is shown, before it is a table or a page
@@ -134,6 +141,7 @@ The map, in the order in which data meets the modules; a line of code may import
         searching       search, embed, rerun, report
         using           index, retrieve
         benching        bench
+        exporting       export
 """
 
 import importlib
@@ -143,10 +151,16 @@ if TYPE_CHECKING:
     from hyperalign.use.dual import DualEncoder as DualEncoder
     from hyperalign.use.dual import load as load
     from hyperalign.use.dual import open_pair as open_pair
+    from hyperalign.use.export import export as export
 
 __version__ = "0.1.0"
 
-_HOMES = {"DualEncoder": "use.dual", "load": "use.dual", "open_pair": "use.dual"}  # imported when first asked for
+_HOMES = {
+    "DualEncoder": "use.dual",
+    "export": "use.export",
+    "load": "use.dual",
+    "open_pair": "use.dual",
+}  # imported when first asked for
 
 
 def __getattr__(name: str) -> Any:

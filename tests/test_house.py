@@ -23,22 +23,25 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 ROOMS_BELOW = {"embed": {"ledger"}, "align": {"ledger"}, "rank": {"ledger"}}  # what a room knows besides itself
 OWNERS = {
     "timm": ("embed.networks", "embed.build_images"),
-    "sentence_transformers": ("embed.sentences", "embed.build_texts"),
-    "transformers": ("embed.sentences", "embed.build_texts"),
+    "sentence_transformers": (
+        *("embed.sentences", "embed.build_texts"),
+        *("use.as_sentence_transformer", "use.picture_module"),
+    ),
+    "transformers": ("embed.sentences", "embed.build_texts", "use.as_sentence_transformer"),
     "tokenizers": ("embed.build_texts",),
     "huggingface_hub": ("embed.identity", "embed.check"),
     "accelerate": ("embed.encoders", "align.train", "hyperclip"),
     "datasets": ("embed.hub_data",),
     "pyarrow": ("embed.tables",),
-    "PIL": ("embed",),
+    "PIL": ("embed", "use.dual", "use.probes", "use.picture_module"),
     "filelock": ("embed.locks",),
     "faiss": ("rank.metrics", "use.index"),
     "scipy": ("rank.agreement",),
-    "pandas": ("rank", "run", "relimit", "board", "search", "adopt", "show"),
+    "pandas": ("rank", "run", "relimit", "board", "search", "adopt", "use.chosen", "show"),
     "optuna": ("study",),
     "typer": ("cli",),
     "rich": ("cli", "show"),
-    "jinja2": ("show.page",),
+    "jinja2": ("show.page", "use.card"),
     "matplotlib": ("show.drawn",),
 }
 HEAVY = ("torch", "timm", "sentence_transformers", "transformers", "pandas", "faiss", "optuna", "numpy", "pyarrow")

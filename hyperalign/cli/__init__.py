@@ -5,6 +5,7 @@
     searching  search, rerun, embed, report
     using      index, retrieve
     benching   bench
+    exporting  export
     stores     zoo list|show|check|build, cache ls|verify|prune|rm
 
 What is heavy is imported inside the command that needs it, so that help is instant.
@@ -17,7 +18,7 @@ from typing import Annotated
 
 import typer
 
-from hyperalign.cli import benching, searching, stores, using
+from hyperalign.cli import benching, exporting, searching, stores, using
 from hyperalign.cli.manners import Polite, print_json, show_progress, stdout
 from hyperalign.cli.options import CacheDir, Config, Json
 
@@ -31,6 +32,7 @@ app.command("report")(searching.report)
 app.command("index")(using.index)
 app.command("retrieve")(using.retrieve)
 app.command("bench")(benching.bench)
+app.command("export")(exporting.export)
 app.add_typer(stores.zoo_app, name="zoo")
 app.add_typer(stores.cache_app, name="cache")
 

@@ -19,7 +19,7 @@ import numpy as np
 from hyperalign.embed.memory import file_digests, keep, recall, stamp
 from hyperalign.embed.zoo import EncoderSpec, Facts, complete
 
-__all__ = ["Identity", "facts", "identity", "is_pinned", "pin", "settle", "weights_digest"]
+__all__ = ["Identity", "facts", "files_in_use", "identity", "is_pinned", "pin", "settle", "weights_digest"]
 
 _OWN = ("input_size", "mean", "std", "interpolation", "crop_pct")
 _DECLARED = {
@@ -120,7 +120,7 @@ def weights_digest(spec: EncoderSpec, *, memory: Path | None) -> str:
     if spec.loader == "rows":
         return _digest_files(spec, path.parent, sorted(path.parent.glob(path.name.replace("{split}", "*"))), memory)
     if spec.loader == "sentence-transformers":
-        return _digest_files(spec, path, _files_in_use(path), memory)
+        return _digest_files(spec, path, files_in_use(path), memory)
     return _digest_files(spec, path.parent, [path], memory)
 
 
@@ -135,7 +135,7 @@ def _digest_files(spec: EncoderSpec, folder: Path, files: Sequence[Path], memory
     return digests[0] if len(files) == 1 else _digest(dict(zip(names, digests, strict=True)))
 
 
-def _files_in_use(folder: Path) -> list[Path]:
+def files_in_use(folder: Path) -> list[Path]:
     """Files of a sentence-transformers folder that its embeddings may depend on."""
     kept = []
     for file in sorted(folder.rglob("*")):

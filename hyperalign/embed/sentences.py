@@ -4,6 +4,7 @@ Embeddings are what the model gives: normalised only where the model itself does
 a known word keeps its zero row.
 """
 
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ def build_sentence_encoder(spec: EncoderSpec, *, offline: bool = False) -> Any:
         offline: Whether a hub name may only be found in the local cache.
     """
     library = _import_library()
-    if spec.kwargs.get("trust_remote_code"):
+    if "trust_remote_code" in json.dumps(dict(spec.kwargs), default=str):
         raise ValueError(f"encoder {spec.name!r}: code from a checkpoint is never run; leave trust_remote_code out")
     folder = spec.local_checkpoint()
     if folder is not None and not folder.is_dir():
@@ -33,7 +34,7 @@ def build_sentence_encoder(spec: EncoderSpec, *, offline: bool = False) -> Any:
             f"encoder {spec.name!r}: no folder {folder}; a name on the hub is declared as 'architecture'"
         )
     try:
-        with _quiet():
+        with quiet():
             model = library.SentenceTransformer(
                 str(folder if folder is not None else spec.architecture),
                 device="cpu",
@@ -79,7 +80,7 @@ def n_cut(model: Any, captions: Sequence[str], prompt: str | None) -> int:
     long = [prefix + caption for caption in captions if len((prefix + caption).encode()) > limit - 8]
     if not long:
         return 0
-    with _quiet():
+    with quiet():
         tokens = tokenizer(long, truncation=False, add_special_tokens=True)["input_ids"]
     return sum(len(ids) > limit for ids in tokens)
 
@@ -121,7 +122,7 @@ def _import_library() -> Any:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars and no chatter from transformers: only the command line prints."""
     from transformers.utils import logging as chatter
 

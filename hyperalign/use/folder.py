@@ -1,4 +1,4 @@
-"""A pair as a folder of its own: `config.json`, `connector.safetensors`, and the encoders' weights where wanted.
+"""A pair as a folder of its own: `hyperalign.json`, `connector.safetensors`, and the encoders' weights where wanted.
 
 The configuration says where each encoder lies: below the folder itself (`encoders/…`), in a zoo that ships with this
 program, at a path of the machine that wrote it, or on a hub, pinned to a commit. Whoever reads it back gets the same
@@ -25,7 +25,7 @@ from hyperalign.use.joint import Joint, joint_of
 
 __all__ = ["CONFIG", "CONNECTOR", "FORMAT", "Stored", "encoder_record", "read_folder", "write_joint"]
 
-CONFIG, CONNECTOR = "config.json", "connector.safetensors"
+CONFIG, CONNECTOR = "hyperalign.json", "connector.safetensors"
 FORMAT = 1  # of the folder; a release reads its own and all earlier ones
 _ALONE = {"method": "", "sides": "", "pairs": [[0, 0]], "fits": [], "setup_flops": 0, "emit_flops": 0}
 _SHIPPED = "shipped"  # where an encoder of a zoo that ships lies, on whatever machine
@@ -35,7 +35,7 @@ class Stored(NamedTuple):
     """What a folder holds.
 
     Attributes:
-        config: `config.json`.
+        config: `hyperalign.json`.
         joint: The connector.
         image: The image encoder, where it lies on this machine.
         text: The text encoder.
@@ -53,7 +53,7 @@ def write_joint(folder: Path, joint: Joint, config: Mapping[str, Any]) -> None:
     Args:
         folder: Of the pair.
         joint: The connector.
-        config: All else that `config.json` says.
+        config: All else that `hyperalign.json` says.
     """
     solution = Solution(
         method="",
@@ -76,7 +76,7 @@ def write_joint(folder: Path, joint: Joint, config: Mapping[str, Any]) -> None:
 
 
 def encoder_record(spec: EncoderSpec, *, autocast: bool, home: str | None = None) -> dict[str, Any]:
-    """An encoder as `config.json` has it.
+    """An encoder as `hyperalign.json` has it.
 
     Args:
         spec: The encoder; its commit pinned where it comes from a hub.
@@ -113,7 +113,7 @@ def read_folder(folder: Path, *, trust_code: bool = False) -> Stored:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    """`config.json`, of a format that this release knows."""
+    """`hyperalign.json`, of a format that this release knows."""
     path = folder / CONFIG
     if not folder.is_dir():
         raise FileNotFoundError(f"no exported pair at {folder}: there is no such folder; `hyperalign export` makes one")
