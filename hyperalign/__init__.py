@@ -98,6 +98,10 @@ The map, in the order in which data meets the modules; a line of code may import
         gallery         a folder of embedded pictures that can be searched
         update          an index made, or brought up to date
         retrieve        pictures of an index by words or by a picture
+        classes         the classes that pictures are sorted into
+        classify        pictures sorted into classes that were never trained on
+        groups          groups of a label set's pictures
+        evaluate        how good a model is on a set
     bench      figures that a sceptic can make again
         sheet           what a measurement gives
         opened          what was asked for as rows
@@ -128,6 +132,7 @@ The map, in the order in which data meets the modules; a line of code may import
         page            a run as one HTML file
         planned         a plan in the terminal
         benched         a measurement in the terminal
+        evaluated       scores of a model on sets, in the terminal
         drawn           score against FLOPs as a figure
         lists           encoders, cache entries, facts
         progress        bars on a terminal, plain lines elsewhere
@@ -139,7 +144,7 @@ The map, in the order in which data meets the modules; a line of code may import
         asking          what was typed becomes a configuration
         stores          zoo and cache commands
         searching       search, embed, rerun, report
-        using           index, retrieve
+        using           classify, index, retrieve, evaluate
         benching        bench
         exporting       export
 """

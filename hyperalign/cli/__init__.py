@@ -3,7 +3,7 @@
     manners    what is said where, and what a user's mistake looks like
     options    the options that commands share, and configuration files
     searching  search, rerun, embed, report
-    using      index, retrieve
+    using      classify, index, retrieve, evaluate
     benching   bench
     exporting  export
     stores     zoo list|show|check|build, cache ls|verify|prune|rm
@@ -29,6 +29,8 @@ app.command("search")(searching.search)
 app.command("embed")(searching.embed)
 app.command("rerun")(searching.rerun)
 app.command("report")(searching.report)
+app.command("classify")(using.classify)
+app.command("evaluate")(using.evaluate)
 app.command("index")(using.index)
 app.command("retrieve")(using.retrieve)
 app.command("bench")(benching.bench)

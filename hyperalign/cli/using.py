@@ -2,25 +2,136 @@
 
 import json as plain
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hyperalign.cli.manners import say, show_progress
-from hyperalign.cli.options import Config
+from hyperalign.cli.manners import print_json, say, show_progress, stdout
+from hyperalign.cli.options import CacheDir, Config, Json, Seed, Text
 
 if TYPE_CHECKING:
     from hyperalign.use.update import Updated
 
-__all__ = ["index", "retrieve"]
+__all__ = ["classify", "evaluate", "index", "retrieve"]
 
 Model = Annotated[Path, typer.Argument(metavar="DIR", help="An exported pair, or a run.")]
 Pair = Annotated[str | None, typer.Option(help="Of a run: IMAGE+TEXT, or its position; the first.")]
 Trust = Annotated[bool, typer.Option("--trust-code", help="Run the Python code that an exported encoder is built by.")]
 StrictPictures = Annotated[bool, typer.Option("--strict", help="Stop at the first picture that cannot be read.")]
 _SHOWN = 3  # broken pictures that are named before the rest is counted
+
+
+def classify(  # noqa: PLR0913 – the signature is the list of options
+    model: Model,
+    pictures: Annotated[list[Path], typer.Argument(metavar="PICTURES…", help="Folders, tar shards or pictures.")],
+    labels: Annotated[
+        str, typer.Option(help="Names with commas between, a file with one a line, or a label set and its JSON.")
+    ],
+    template: Annotated[
+        list[str] | None, typer.Option(help="A prompt with one gap, as in 'a photo of a {}.'; repeatable.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many classes to say of each picture.")] = 5,
+    logit_scale: Annotated[
+        float | None, typer.Option(min=0.01, help="Inverse temperature of the probabilities; the model's own.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the lines here, going on after an interruption.")
+    ] = None,
+    pair: Pair = None,
+    trust_code: Trust = False,
+    config: Config = None,
+) -> None:
+    """Sort pictures into classes by their names alone; one JSON line for each picture.
+
+    hyperalign classify model photos/ --labels "dog,cat,bird" --top 2
+
+    hyperalign classify model photos/ --labels animals.txt --out sorted.jsonl
+    """
+    from hyperalign.use.classes import read_classes
+    from hyperalign.use.classify import LOGIT_SCALE, write_classified
+    from hyperalign.use.classify import classify as sort
+    from hyperalign.use.opened import open_model
+    from hyperalign.use.sources import find_pictures
+
+    classes = read_classes(labels, template or ())
+    with show_progress() as display:
+        sources = find_pictures(pictures, progress=display.progress)
+        opened = open_model(model, pair, trust_code=trust_code)
+        if logit_scale is None and opened.logit_scale is None:
+            display.say(f"note: {opened.name} kept no logit scale; probabilities are at {LOGIT_SCALE:g}")
+        how: dict[str, Any] = {"top": top, "logit_scale": logit_scale, "progress": display.progress}
+        if out is not None:
+            tally = write_classified(opened, sources, classes, out, **how)
+            bad = tally.bad
+            if tally.n_before:
+                display.say(f"{tally.n_before:,} pictures were sorted before the interruption")
+        else:
+            bad = list(_print_lines(sort(opened, sources, classes, **how)))
+    _say_bad(bad, len(sources))
+    if out is not None:
+        typer.echo(out)
+
+
+def evaluate(  # noqa: PLR0913 – the signature is the list of options
+    model: Annotated[Path, typer.Argument(metavar="DIR|RUN", help="An exported pair, or a run.")],
+    on: Annotated[list[str], typer.Option(metavar="SET", help="A label set, or any form of --data; repeatable.")],
+    split: Annotated[
+        Text, typer.Option(help="train, val, test or all; test where the data names splits, else all.")
+    ] = None,
+    template: Annotated[list[str] | None, typer.Option(help="A prompt with one gap; repeatable.")] = None,
+    metadata: Annotated[Path | None, typer.Option(help="A table of pictures, for groups.")] = None,
+    group_by: Annotated[
+        Text, typer.Option(help="Its columns that make groups, with commas; class is the class.")
+    ] = None,
+    seed: Seed = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Look at so many pictures at most.")] = None,
+    pair: Pair = None,
+    strict: StrictPictures = False,
+    trust_code: Trust = False,
+    config: Config = None,
+    cache_dir: CacheDir = Path("cache"),
+    json: Json = False,
+) -> None:
+    """Score a model on sets: zero-shot classification of label sets, retrieval of pictures with captions.
+
+    hyperalign evaluate model --on cifar10.tar --on 'coco/test-{00..04}.tar'
+
+    hyperalign evaluate model --on waterbirds/ --metadata metadata.csv --group-by class,place
+    """
+    from hyperalign.show.evaluated import evaluated_table
+    from hyperalign.use.evaluate import evaluate as score
+    from hyperalign.use.opened import open_model, trained_on
+
+    known, records = trained_on(model), []
+    with show_progress() as display:
+        opened = open_model(model, pair, trust_code=trust_code)
+        for source in on:
+            record = score(
+                opened,
+                source,
+                split=split,
+                templates=template or (),
+                metadata=metadata,
+                group_by=group_by.split(",") if group_by else (),
+                strict=strict,
+                seed=seed,
+                known=known,
+                limit=limit,
+                memory=cache_dir,
+                progress=display.progress,
+            )
+            records.append(record)
+    for record in records:
+        _say_bad(record["bad"], record["n_pictures"] + len(record["bad"]))
+        for note in record["notes"]:
+            say(f"note: {record['set']}: {note}")
+    if json:
+        print_json({"model": opened.name, "results": records})
+    else:
+        console = stdout()
+        console.print(evaluated_table(opened.name, records, width=console.width))
 
 
 def index(  # noqa: PLR0913 – the signature is the list of options
@@ -84,7 +195,8 @@ def retrieve(  # noqa: PLR0913 – the signature is the list of options
         else open_model(model, pair, trust_code=trust_code)
     )
     found = list(find(gallery, opened, captions=captions, pictures=picture or [], k=k))
-    _print_lines(found)
+    for record in found:
+        typer.echo(plain.dumps(record))
     for caption in sorted(set(captions) - {record["query"] for record in found}):
         say(f"note: {opened.text_name} knows no word of {caption!r}; nothing is found for it")
 
@@ -117,10 +229,12 @@ def _say_bad(bad: Iterable[tuple[str, str]], n_pictures: int) -> None:
         say(f"  and {len(found) - _SHOWN:,} more")
 
 
-def _print_lines(records: Iterable[Mapping[str, Any]]) -> None:
-    """One JSON object a line, in ASCII: names of files are untrusted, and may be no text at all."""
+def _print_lines(records: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    """One JSON object a line, in ASCII: names of files are untrusted, and may be no text at all; gives the broken."""
     for record in records:
         typer.echo(plain.dumps(record))
+        if "error" in record:
+            yield " ".join(filter(None, (record["path"], record.get("member")))), record["error"]
 
 
 def _lines(path: Path) -> list[str]:

@@ -16,7 +16,7 @@ from hyperalign.embed.memory import file_digests
 from hyperalign.embed.pictures import whole_files
 from hyperalign.embed.samples import Sample, Source, captions_in, split_named, splits_in_names
 
-__all__ = ["TABLES", "find_columns", "parquet_rows", "read_tables", "rows_of"]
+__all__ = ["TABLES", "find_columns", "find_picture_column", "parquet_rows", "plain_rows", "read_tables", "rows_of"]
 
 Progress = Callable[[str, int, int], None]
 Row = tuple[int, Mapping[str, Any]]
@@ -71,6 +71,24 @@ def rows_of(path: Path) -> Iterator[Row]:
     if kind == ".jsonl":
         return _json_rows(path)
     return _text_rows(path, "\t" if kind == ".tsv" else None)
+
+
+def plain_rows(path: Path) -> Iterator[Row]:
+    """Read a table with any columns as numbered rows."""
+    if path.suffix.lower() not in TABLES:
+        raise ValueError(f"{path} must be a table, {', '.join(TABLES)}")
+    return parquet_rows(path, list) if path.suffix.lower() == ".parquet" else rows_of(path)
+
+
+def find_picture_column(names: Sequence[str], path: object) -> str:
+    """Guess which column holds the picture."""
+    found = _first(_IMAGE_NAMES, names)
+    if found is None:
+        raise ValueError(
+            f"{path} has no column of pictures: its columns are {', '.join(map(repr, names)) or 'none'}; "
+            f"call it one of {', '.join(_IMAGE_NAMES)}"
+        )
+    return found
 
 
 def find_columns(names: Sequence[str], path: object) -> tuple[str, str, str | None]:

@@ -47,6 +47,7 @@ Progress = Callable[[str, int, int], None]
 KINDS = ("flat", "hnsw", "ivf-pq")
 _BLOCK = 8192
 _EFFORTS = {"hnsw": (32, 64, 128, 256, 512, 1024), "ivf-pq": (8, 16, 32, 64, 128, 256, 512, 1024)}
+_CODES = 256  # values of a byte, each learned from at least one row
 _TIMED = 64  # queries whose time is taken one by one
 _SAME = 1e-6  # cosines closer than this are the same: a product is rounded as its shape has it
 
@@ -133,7 +134,9 @@ class Quality(NamedTuple):
 def choose_kind(n_rows: int, dim: int, config: IndexConfig) -> str:
     """Name the index for so many rows."""
     n_values = n_rows * dim
-    return "flat" if n_values <= config.flat_values else "hnsw" if n_values <= config.graph_values else "ivf-pq"
+    if n_values <= config.flat_values:
+        return "flat"
+    return "hnsw" if n_values <= config.graph_values or n_rows < _CODES else "ivf-pq"
 
 
 def n_codes(dim: int, code_dims: int) -> int:
