@@ -9,10 +9,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from hyperalign.account import (
     compute_ratios,
@@ -23,6 +24,7 @@ from hyperalign.account import (
     sum_up,
 )
 from hyperalign.align.grid import Grid
+from hyperalign.align.solution import Solution
 from hyperalign.board import Tested, append_left, compare, evaluate, score_without_training
 from hyperalign.candidates import Candidates, find_candidates, recall_latency
 from hyperalign.embed.data import Dataset, LabelSet
@@ -69,7 +71,8 @@ __all__ = [
 Progress = Callable[[str, int, int], None]
 Say = Callable[[str], None]
 
-_KEPT = 10  # connectors of the first pairs go into the run folder
+_KEPT = 10  # connectors of each method's first pairs go into the run folder, and more of them
+_KEPT_BYTES = 16 * 2**20  # while a method's are no larger than this
 
 
 class Asked(NamedTuple):
@@ -161,7 +164,7 @@ def search(
     candidates, everyone = (with_latencies(one.candidates, cache_dir) for one in (staying, asked))
     tested, test_lines = score_on_test([*solved, *checked], prepared, candidates, config, progress)
     lines += test_lines
-    _write_tensors(run, best, tested, prepared, candidates)
+    _write_tensors(run, [best, *(one for one in (*solved, *checked) if one is not best)], tested, prepared, candidates)
     main = next(one for one in tested if one.solved is best)
     n_left = len(everyone.pairs) - len(candidates.pairs)
     result: Result = {
@@ -356,17 +359,31 @@ def score_on_test(
 
 
 def _write_tensors(
-    run: Path, best: Solved, tested: Sequence[Tested], prepared: Prepared, candidates: Candidates
+    run: Path, solved: Sequence[Solved], tested: Sequence[Tested], prepared: Prepared, candidates: Candidates
 ) -> None:
-    """Connectors of the first pairs, and the hits that intervals and ranks are made from."""
-    first = [best.solution.pairs[n] for n in (-best.validation).argsort(kind="stable")[:_KEPT]]
-    tensors, record = pack(replace(restrict(best.solution, first), kept=None))
+    """Connectors of every method's first pairs, and the hits that intervals and ranks are made from.
+
+    Args:
+        run: Folder of the run.
+        solved: The method that answers, then the others; their tensors have a prefix.
+        tested: The same on the test items.
+        prepared: Rows.
+        candidates: Encoders.
+    """
     names = {
         "images": [spec.name for spec in candidates.images],
         "texts": [spec.name for spec in candidates.texts],
     }
-    write_tensors(run / "connectors.safetensors", tensors)
-    log_event(run, "connectors", solution={**record, "fits": []}, **names)
+    connectors: dict[str, NDArray[Any]] = {}
+    for number, one in enumerate(solved):
+        tensors, record = pack(_first(one))
+        prefix = f"{one.method.stage}/" if number else ""
+        connectors |= {f"{prefix}{name}": array for name, array in tensors.items()}
+        facts = {"prefix": prefix.rstrip("/")} if number else {}
+        whose = {"method": one.method.name, "seed": one.method.seed}
+        log_event(run, "connectors", solution={**record, "fits": []}, **names, **whose, **facts)
+    write_tensors(run / "connectors.safetensors", connectors)
+    best = solved[0]
     kept = best.solution.kept
     if kept is not None:
         n_steps = sum(fit.n_steps for fit in best.solution.fits)
@@ -374,3 +391,18 @@ def _write_tensors(
         write_tensors(run / "kept.safetensors", {**pack_kept(kept), **order})
     hits = {name: array for one in tested for name, array in one.hits.items()}
     write_tensors(run / "hits.safetensors", {**hits, "owner": prepared.test.owner})
+
+
+def _first(one: Solved) -> Solution:
+    """A method's connectors of its first pairs, with the coordinates of their encoders alone."""
+    solution = one.solution
+    n_bytes = max(weight.nbytes for weight in solution.weights)
+    order = (-one.validation).argsort(kind="stable")[: max(_KEPT, _KEPT_BYTES // n_bytes)]
+    first = restrict(solution, [solution.pairs[n] for n in order])
+    images, texts = ({pair[side] for pair in first.pairs} for side in (0, 1))
+    return replace(
+        first,
+        kept=None,
+        images=[side if k in images else None for k, side in enumerate(first.images)],
+        texts=[side if k in texts else None for k, side in enumerate(first.texts)],
+    )

@@ -35,6 +35,7 @@ OWNERS = {
     "pyarrow": ("embed.tables",),
     "PIL": ("embed", "use.dual", "use.probes", "use.picture_module"),
     "filelock": ("embed.locks",),
+    "onnxruntime": ("use.as_onnx",),
     "faiss": ("rank.metrics", "use.index"),
     "scipy": ("rank.agreement",),
     "pandas": ("rank", "run", "relimit", "board", "search", "adopt", "use.chosen", "show"),
@@ -128,7 +129,8 @@ def test_a_library_is_imported_by_its_owners_alone(path: Path) -> None:
 @pytest.mark.parametrize("path", CODE, ids=name_of)
 def test_a_library_that_is_imported_is_declared(path: Path) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    lines = [*project["dependencies"], *project["optional-dependencies"]["datasets"]]
+    extras = project["optional-dependencies"]
+    lines = [*project["dependencies"], *(line for name in ("datasets", "onnx") for line in extras[name])]
     declared = {re.split(r"[ <>=;\[]", line)[0].lower() for line in lines}
     for imported in imports(path):
         top = imported.split(".")[0]

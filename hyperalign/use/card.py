@@ -12,7 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from hyperalign.embed.zoo import EncoderSpec
+from hyperalign.embed.zoo import EncoderSpec, zoo_folder
 from hyperalign.use.chosen import Chosen
 from hyperalign.use.dual import DualEncoder
 
@@ -80,7 +80,7 @@ def describe_pair(  # noqa: PLR0913 - what was chosen, and what was made of it
         "uses": [(*use[:2], use[2].replace("FOLDER", folder)) for use in (*more.get("uses", []), _own_use(model))],
         "picture": model.image.picture,
         "encoders": _encoders(chosen.image, chosen.text),
-        "whereabouts": _whereabouts(chosen, with_weights),
+        "whereabouts": _whereabouts(chosen, with_weights, format),
         "row": row,
         "n_train": f"{row['n_train']:,.0f}" if _known(row["n_train"]) else "the run's",
         "data": data,
@@ -112,15 +112,20 @@ def _own_use(model: DualEncoder) -> tuple[str, str, str]:
     return heading, "python", "\n".join(lines)
 
 
-def _whereabouts(chosen: Chosen, with_weights: bool) -> str:
+def _whereabouts(chosen: Chosen, with_weights: bool, format: str) -> str:
     """Where the weights of the encoders are."""
     if with_weights:
         return "Their weights lie in encoders/; nothing else is needed."
     where = []
     for spec in (chosen.image, chosen.text):
         local = spec.folder / str(spec.factory).rpartition(":")[0] if spec.factory else spec.local_checkpoint()
-        where.append(f"{spec.name}: {local or f'{spec.architecture} at commit {spec.revision}'}")
-    return f"Their weights are not in this folder. {'; '.join(where)}. They are held against their digests when loaded."
+        if local is not None and spec.folder.resolve() == zoo_folder().resolve():
+            where.append(f"{spec.name} comes with hyperalign")
+        else:
+            where.append(f"{spec.name} is {local or f'{spec.architecture} at commit {spec.revision}'}")
+    only = "" if format == "hyperalign" else f" but as {format} has them; for hyperalign"
+    found = ", ".join(where)
+    return f"Their weights are not in this folder{only}: {found}. They are held against their digests when loaded."
 
 
 def _max_tokens(model: DualEncoder) -> int | None:
@@ -134,9 +139,9 @@ def _made(chosen: Chosen) -> list[tuple[str, str]]:
     result = chosen.run.result
     lines = [("run", f"{result.get('name', chosen.run.path.name)}, started {result.get('started', 'unknown')}")]
     lines += [("encoders from", ", ".join(result["configuration"]["zoo"])), ("seed", str(chosen.row["seed"]))]
-    lines += [(name, str(version)) for name, version in result.get("versions", {}).items()]
-    lines += [(f"commit of {name.replace('_', ' ')}", str(commit)) for name, commit in result.get("commit", {}).items()]
-    return lines
+    versions = ", ".join(f"{name} {version}" for name, version in result.get("versions", {}).items())
+    commits = [(f"commit of {name.replace('_', ' ')}", commit) for name, commit in result.get("commit", {}).items()]
+    return [*lines, ("versions", versions), *((name, commit) for name, commit in commits if commit)]
 
 
 def _encoders(image: EncoderSpec, text: EncoderSpec) -> list[tuple[str, str, str]]:

@@ -114,7 +114,8 @@ def _find_joint(run: Run, rows: pd.DataFrame, row: dict[str, Any]) -> Joint:
     kept = []
     for line in _kept_connectors(run.path):
         record = line["solution"]
-        if (record["method"], record["sides"]) != (row["method"].removesuffix("-sliced"), row["sides"]):
+        own = (line.get("method", run.result["method"]), record["sides"], line.get("seed", row["seed"]))
+        if own != (row["method"], row["sides"], row["seed"]):
             continue
         images, texts = line["images"], line["texts"]
         kept += [f"{images[i]}+{texts[j]}" for i, j in record["pairs"]]
@@ -133,7 +134,8 @@ def _refuse_joint(run: Run, rows: pd.DataFrame, row: dict[str, Any], kept: Seque
     name = f"{row['image_encoder']}+{row['text_encoder']}"
     if not kept:
         raise ValueError(
-            f"{run.path} has kept no connector of {row['method']}; search again with --method {row['method']} alone"
+            f"{run.path} is of an earlier release and has kept the connectors of {run.result['method']} alone; search "
+            f"again to have those of {row['method']}"
         )
     more = f" and {len(kept) - _NAMED} more" if len(kept) > _NAMED else ""
     raise ValueError(

@@ -8,6 +8,7 @@ import os
 import shlex
 import shutil
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,11 @@ __all__ = ["FORMATS", "export"]
 
 Progress = Callable[[str, int, int], None]
 
+_NEEDS: dict[str, tuple[tuple[str, int], ...]] = {  # distributions and their least versions
+    "hyperalign": (),
+    "sentence-transformers": (("sentence-transformers", 6),),
+    "onnx": (("onnx", 1), ("onnxruntime", 1), ("onnxscript", 0)),
+}
 FORMATS = ("hyperalign", "sentence-transformers", "onnx")  # what a folder is written for
 
 
@@ -62,6 +68,7 @@ def export(  # noqa: PLR0913 - which pair of which run, in which form
     """
     if format not in FORMATS:
         raise ValueError(f"a format is one of {', '.join(FORMATS)}, got {format!r}")
+    _refuse_missing(format)
     target = Path(to)
     _refuse_full(target)
     progress("pair", 0, 1)
@@ -142,6 +149,17 @@ def _config(chosen: Chosen) -> dict[str, object]:
         "data": result["data"],
         "run": made,
     }
+
+
+def _refuse_missing(format: str) -> None:
+    """The libraries that a format is written with must be there, before anything is built."""
+    for name, least in _NEEDS[format]:
+        try:
+            found = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            raise ImportError(f"--format {format} needs {name}; `pip install 'hyperalign[{format}]'`") from None
+        if int(found.partition(".")[0]) < least:
+            raise ImportError(f"--format {format} needs {name} {least} or later, got {found}; `pip install -U {name}`")
 
 
 def _refuse_full(folder: Path) -> None:

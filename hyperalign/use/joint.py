@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hyperalign.align.canonical import Canonical, to_coordinates
-from hyperalign.packing import restrict, unpack
+from hyperalign.packing import unpack
 
 __all__ = ["Joint", "join_images", "join_texts", "joint_of"]
 
@@ -64,10 +64,11 @@ def join_texts(joint: Joint, rows: Tensor) -> Tensor:
 
 def joint_of(tensors: Mapping[str, NDArray[Any]], record: Mapping[str, Any], pair: tuple[int, int]) -> Joint | None:
     """The connector of one pair among those that `packing.pack` took apart; None where it is not among them."""
-    if list(pair) not in [list(one) for one in record["pairs"]]:
+    solution = unpack(tensors, record)
+    if pair not in solution.pairs:
         return None
-    solution = restrict(unpack(tensors, record), [pair])
-    return Joint(solution.weights[0], solution.biases[0], solution.images[pair[0]], solution.texts[pair[1]])
+    at = solution.pairs.index(pair)
+    return Joint(solution.weights[at], solution.biases[at], solution.images[pair[0]], solution.texts[pair[1]])
 
 
 def _coordinates(rows: Tensor, canonical: Canonical | None) -> Tensor:
