@@ -102,6 +102,7 @@ The map, in the order in which data meets the modules; a line of code may import
         classify        pictures sorted into classes that were never trained on
         groups          groups of a label set's pictures
         evaluate        how good a model is on a set
+        clip_benchmark  a pair inside CLIP_benchmark
     bench      figures that a sceptic can make again
         sheet           what a measurement gives
         opened          what was asked for as rows
@@ -124,6 +125,7 @@ The map, in the order in which data meets the modules; a line of code may import
         devices         what a search would need on accelerators
         grid            a search over a synthetic grid of any size
         adoption        each encoder left out and adopted
+        index           Faiss indexes of many pictures, on one core
         measures        which measurements there are, and what is kept of one
     show       a saved run becomes a terminal table and one HTML file
         words           numbers and names as people read them

@@ -5,6 +5,7 @@ A picture's row is its mean colour, seen from grey; a caption's is that of the c
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from hyperalign.embed.pictures import Pictures, decode
 from hyperalign.use.dual import DualEncoder, Encoded
+from hyperalign.use.joint import Joint
 
 WORDS = {
     "red": (1, -1, -1),
@@ -37,6 +39,8 @@ class ColourModel:
         """Be called `name`; `sign` makes another model, `stop_after` stops it after so many pictures."""
         self.name, self.sign, self.stop_after = name, sign, stop_after
         self.logit_scale: float | None = 10.0
+        self.joint = Joint(torch.eye(3), torch.zeros(3), None, None)
+        self.image = SimpleNamespace(preprocess=_pixels, encode=_mean_colours, device=torch.device("cpu"))
         self.seen = 0
 
     def encode_image(self, pictures: Any) -> Tensor:
@@ -81,6 +85,14 @@ class ColourModel:
     def _row(self, picture: Image.Image) -> Tensor:
         colour = torch.from_numpy(np.asarray(picture.convert("RGB")).reshape(-1, 3).mean(0)).float()
         return F.normalize(self.sign * (colour - 127.5), dim=0)
+
+
+def _pixels(picture: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(picture.resize((4, 4)))).permute(2, 0, 1)
+
+
+def _mean_colours(pictures: Tensor) -> Tensor:
+    return pictures.float().mean((2, 3)) - 127.5
 
 
 def colour_model(**changes: Any) -> tuple[DualEncoder, ColourModel]:

@@ -33,10 +33,11 @@ OWNERS = {
     "accelerate": ("embed.encoders", "align.train", "hyperclip"),
     "datasets": ("embed.hub_data",),
     "pyarrow": ("embed.tables",),
-    "PIL": ("embed", "use.dual", "use.probes", "use.picture_module"),
+    "PIL": ("embed", "use.dual", "use.probes", "use.picture_module", "use.clip_benchmark"),
     "filelock": ("embed.locks",),
     "onnxruntime": ("use.as_onnx",),
     "faiss": ("rank.metrics", "use.index"),
+    "clip_benchmark": ("use.clip_benchmark",),
     "scipy": ("rank.agreement",),
     "pandas": ("rank", "run", "relimit", "board", "search", "adopt", "use.chosen", "show"),
     "optuna": ("study",),
@@ -130,7 +131,10 @@ def test_a_library_is_imported_by_its_owners_alone(path: Path) -> None:
 def test_a_library_that_is_imported_is_declared(path: Path) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    lines = [*project["dependencies"], *(line for name in ("datasets", "onnx") for line in extras[name])]
+    lines = [
+        *project["dependencies"],
+        *(line for name in ("datasets", "onnx", "clip-benchmark") for line in extras[name]),
+    ]
     declared = {re.split(r"[ <>=;\[]", line)[0].lower() for line in lines}
     for imported in imports(path):
         top = imported.split(".")[0]

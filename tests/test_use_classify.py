@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from colours import colour_model, write_colour, write_colours
 
 from hyperalign.use.classes import Classes, class_rows, read_classes
 from hyperalign.use.classify import classify, write_classified
 from hyperalign.use.sources import find_pictures
-from tests.colours import colour_model, write_colour, write_colours
 
 COLOURS = Classes(("red", "green", "blue"), ("a photo of a {}.",))
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from colours import colour_model, write_colour
 
 from hyperalign.use.evaluate import evaluate, label_scores, retrieval_scores
 from hyperalign.use.opened import Trained
-from tests.colours import colour_model, write_colour
 
 CLASSES = torch.eye(3)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from colours import colour_model, write_colour, write_colours
 
 from hyperalign.embed.shards import read_record, write_record
 from hyperalign.use.gallery import ABOUT, open_gallery
@@ -15,7 +16,6 @@ from hyperalign.use.index import IndexConfig
 from hyperalign.use.retrieve import retrieve
 from hyperalign.use.stock import read_stock
 from hyperalign.use.update import Updated, update_gallery
-from tests.colours import colour_model, write_colour, write_colours
 
 BY = {"path": "/models/eye", "pair": None}
 GRAPH = IndexConfig(flat_values=0, links=8)

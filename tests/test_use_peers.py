@@ -87,8 +87,9 @@ def test_accuracies_are_those_of_clip_benchmark(monkeypatch: pytest.MonkeyPatch)
 
 def test_classes_of_several_templates_are_those_of_clip_benchmark() -> None:
     peer = pytest.importorskip("clip_benchmark.metrics.zeroshot_classification")
+    from colours import colour_model
+
     from hyperalign.use.classes import Classes, class_rows
-    from tests.colours import colour_model
 
     model = colour_model()[0]
     names, templates = ("red", "green", "snow"), ("{}", "white {}", "{} black")

@@ -2,8 +2,8 @@
 
     python -m hyperalign.use.clip_benchmark eval --model DIR --dataset wds/cifar10 --dataset_root … --no_amp
 
-All words are CLIP_benchmark's own; `--model` is the folder of an exported pair or of a run, and needs no `--pretrained`.
-Install it with `pip install 'hyperalign[clip-benchmark]'`.
+All words are CLIP_benchmark's own; `--model` is the folder of an exported pair or of a run. Install it with
+`pip install 'hyperalign[clip-benchmark]'`.
 """
 
 import sys
