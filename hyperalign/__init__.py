@@ -21,6 +21,7 @@ The map, in the order in which data meets the modules; a line of code may import
         splits          train, validation and test; who belongs to whom
         duplicates      nearly the same picture on both sides of a split
         tables          tables of paths and captions
+        frames          data frames, written as tables
         tars            tar shards, read where they lie
         clip_retrieval  folders of rows that clip-retrieval has made
         hub_data        data sets of the Hugging Face hub
@@ -75,7 +76,7 @@ The map, in the order in which data meets the modules; a line of code may import
     request    what a search is asked for
     forecast   what each method will cost, from shapes alone
     account    what a run says of itself
-    search     the pipeline
+    pipeline   the search
     adopt      one more encoder for a finished run
     plan       what a search would cost, before anything is computed
     use        what is made of rows and connectors when the search is over
@@ -139,6 +140,7 @@ The map, in the order in which data meets the modules; a line of code may import
         lists           encoders, cache entries, facts
         progress        bars on a terminal, plain lines elsewhere
     config     words and TOML files become configurations
+    notebook   searches from Python: data frames in, tables and a model out
     doctor     what is installed and what is wrong with it
     cli        words in, one library call, words out
         manners         what is said where, and what a mistake looks like
@@ -155,6 +157,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hyperalign.notebook import SearchResult as SearchResult
+    from hyperalign.notebook import open_result as open_result
+    from hyperalign.notebook import search as search
     from hyperalign.use.dual import DualEncoder as DualEncoder
     from hyperalign.use.dual import load as load
     from hyperalign.use.dual import open_pair as open_pair
@@ -162,12 +167,15 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOMES = {
+_HOMES = {  # imported when first asked for
     "DualEncoder": "use.dual",
+    "SearchResult": "notebook",
     "export": "use.export",
     "load": "use.dual",
     "open_pair": "use.dual",
-}  # imported when first asked for
+    "open_result": "notebook",
+    "search": "notebook",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -26,6 +26,7 @@ from hyperalign.grids import Prepared
 from hyperalign.ledger import Line
 from hyperalign.machine import measure_matmul
 from hyperalign.packing import pack, pack_kept, unpack_kept
+from hyperalign.pipeline import Asked, digest_inputs, open_asked_data, prepare_rows, score_on_test, with_latencies
 from hyperalign.prepare import embedding_jobs
 from hyperalign.rank.ranking import answer, rank_pairs
 from hyperalign.rank.resampling import bootstrap
@@ -42,7 +43,6 @@ from hyperalign.run import (
     read_log,
     write_tensors,
 )
-from hyperalign.search import Asked, digest_inputs, open_asked_data, prepare_rows, score_on_test, with_latencies
 from hyperalign.solve import Solved, Workbench, pairs_in_words, solve_newcomer
 
 __all__ = ["adopt"]

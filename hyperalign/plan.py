@@ -19,11 +19,11 @@ from hyperalign.grids import LabelGrid
 from hyperalign.ladder import encoders_of
 from hyperalign.ledger import Line, adamw_flops, search_flops, total_flops
 from hyperalign.machine import measure_matmul, n_cores, peak_bytes
+from hyperalign.pipeline import Asked, ask
 from hyperalign.prepare import Job, count_missing, recall_rate
 from hyperalign.promote import count_items, draw_samples, find_prices, is_worthwhile, most_flops
 from hyperalign.request import SearchConfig
 from hyperalign.scoring import scoring_flops, watch_flops, zero_shot_flops, zero_shot_parts
-from hyperalign.search import Asked, ask
 from hyperalign.solve import Method, pairs_in_words
 
 __all__ = ["Plan", "Step", "estimate_seconds", "plan"]

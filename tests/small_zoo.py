@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from hyperalign.search import SearchConfig, search
+from hyperalign.pipeline import SearchConfig, search
 
 SPLITS = {"train": 60, "val": 20, "test": 20}
 N_CAPTIONS = 2  # of each picture

@@ -14,12 +14,12 @@ import pytest
 from conftest import made_up_leaderboard, made_up_ledger, made_up_result
 
 import hyperalign
-from hyperalign import search as engine
+from hyperalign import pipeline as engine
 from hyperalign.cli import main
 from hyperalign.embed.zoo import Range
+from hyperalign.pipeline import SearchConfig
 from hyperalign.record import to_json
 from hyperalign.run import Run, create_run, finish_run, log_event, read_result, save_stage
-from hyperalign.search import SearchConfig
 
 ZOO = """
 [[encoder]]

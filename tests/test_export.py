@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from small_zoo import small_search, write_world
 
 import hyperalign
 from hyperalign.cli import main
@@ -18,12 +19,11 @@ from hyperalign.embed.cache import find_entries, open_folder
 from hyperalign.embed.data import open_dataset
 from hyperalign.embed.encoders import embed_captions, embed_pictures
 from hyperalign.embed.zoo import load_zoo
-from hyperalign.search import SearchConfig, search
+from hyperalign.pipeline import SearchConfig, search
 from hyperalign.use.chosen import choose_pair
 from hyperalign.use.dual import DualEncoder
 from hyperalign.use.export import export
 from hyperalign.use.joint import join_images, join_texts
-from tests.small_zoo import small_search, write_world
 
 FACTORY = """
 from pathlib import Path

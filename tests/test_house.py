@@ -39,7 +39,7 @@ OWNERS = {
     "faiss": ("rank.metrics", "use.index"),
     "clip_benchmark": ("use.clip_benchmark",),
     "scipy": ("rank.agreement",),
-    "pandas": ("rank", "run", "relimit", "board", "search", "adopt", "use.chosen", "show"),
+    "pandas": ("rank", "run", "relimit", "board", "pipeline", "adopt", "use.chosen", "show", "notebook"),
     "optuna": ("study",),
     "typer": ("cli",),
     "rich": ("cli", "show"),

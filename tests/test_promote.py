@@ -18,13 +18,13 @@ from hyperalign.embed.cache import CacheKey, Sample, fill, fill_some, find_entri
 from hyperalign.embed.upkeep import verify
 from hyperalign.ladder import Encoders, Items, Ladder, Prices, PromotionConfig, climb
 from hyperalign.ledger import SEARCH_STAGES
+from hyperalign.pipeline import search
 from hyperalign.plan import plan
 from hyperalign.promote import draw_samples
 from hyperalign.rank.resampling import Contributions
 from hyperalign.record import LEADERBOARD_COLUMNS
 from hyperalign.request import SearchConfig
 from hyperalign.run import Run, load_run, read_result, same_table
-from hyperalign.search import search
 from hyperalign.show.page import render_page
 from hyperalign.show.table import render_run
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from hyperalign.bench.sheet import Asked
 from hyperalign.candidates import Candidates
 from hyperalign.grids import Prepared
-from hyperalign.search import ask, prepare_rows
+from hyperalign.pipeline import ask, prepare_rows
 
 __all__ = ["Opened", "open_bench"]
 

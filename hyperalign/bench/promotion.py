@@ -19,13 +19,13 @@ from hyperalign.bench.sheet import Asked, Sheet
 from hyperalign.candidates import Candidates
 from hyperalign.grids import Prepared, open_grids
 from hyperalign.ladder import Encoders, Items, Ladder, climb, encoders_of
+from hyperalign.pipeline import ask
 from hyperalign.prepare import fill_cache
 from hyperalign.promote import count_items, draw_samples, find_prices, judge, narrow, saved_share
 from hyperalign.rank.metrics import recall
 from hyperalign.rank.resampling import Contributions
 from hyperalign.request import SearchConfig
 from hyperalign.scoring import retrieval
-from hyperalign.search import ask
 from hyperalign.solve import Solved, Workbench, solve
 
 

@@ -1,9 +1,10 @@
 """What was typed becomes a configuration: options, the file below them, and the records of earlier runs."""
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import typer
+
+from hyperalign.config import from_record, place_words
 
 if TYPE_CHECKING:
     from hyperalign.request import SearchConfig
@@ -18,8 +19,6 @@ NOT_CONFIG = {  # options that say how, not what
 
 def configured(ctx: typer.Context) -> "SearchConfig":
     """What the command line and the configuration file ask for; the rest is left to the defaults."""
-    from hyperalign.config import place_words
-
     words = {name: value for name, value in given(ctx).items() if name not in NOT_CONFIG}
     return from_record(place_words({**ctx.meta.get("tables", {}), **words}))
 
@@ -27,16 +26,3 @@ def configured(ctx: typer.Context) -> "SearchConfig":
 def given(ctx: typer.Context) -> dict[str, Any]:
     """Every option that has a value; one that may be repeated and never was has none."""
     return {name: value for name, value in ctx.params.items() if value is not None and value not in ([], ())}
-
-
-def from_record(record: Mapping[str, Any]) -> "SearchConfig":
-    """The configuration, its tables of training fields looked at too: a slip in them is one sentence as well."""
-    from hyperalign.align.canonical import CanonicalConfig
-    from hyperalign.align.train import TrainConfig
-    from hyperalign.config import build, convert
-    from hyperalign.search import SearchConfig
-
-    tables: dict[str, type[Any]] = dict.fromkeys(("train", "baseline", "baseline_both"), TrainConfig)
-    tables["canonical"] = CanonicalConfig
-    values = {name: convert(cls, record[name], where=f"{name}.") for name, cls in tables.items() if name in record}
-    return build(SearchConfig, {**record, **values})

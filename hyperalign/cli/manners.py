@@ -60,11 +60,9 @@ def stdout() -> "Console":
 
 def show_progress() -> "Display":
     """A display of progress on stderr, to be used as a context."""
-    from rich.console import Console
+    from hyperalign.show.progress import on_stderr
 
-    from hyperalign.show.progress import Display
-
-    return Display(Console(stderr=True, highlight=False))
+    return on_stderr()
 
 
 def say(message: str) -> None:

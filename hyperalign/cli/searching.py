@@ -38,8 +38,8 @@ from hyperalign.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from hyperalign.pipeline import SearchConfig
     from hyperalign.run import Run
-    from hyperalign.search import SearchConfig
 
 __all__ = ["embed", "report", "rerun", "search"]
 
@@ -144,7 +144,7 @@ def embed(  # noqa: PLR0913 – the signature is the list of options
     cache_dir: CacheDir = Path("cache"),
 ) -> None:
     """Fill the cache, and nothing more."""
-    from hyperalign import search as engine
+    from hyperalign import pipeline as engine
     from hyperalign.cli.stores import print_cache
 
     with show_progress() as display:
@@ -193,7 +193,7 @@ def _under(run: "Run", words: Mapping[str, Any]) -> "Run":
 
 def _run_search(wanted: "SearchConfig", *, cache_dir: Path, out: Path, resume: Path | None, json: bool) -> "Run":
     """Search, draw the page and print what was found."""
-    from hyperalign import search as engine
+    from hyperalign import pipeline as engine
 
     with _resumable(out), show_progress() as display:
         path = engine.search(

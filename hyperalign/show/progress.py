@@ -12,7 +12,7 @@ from rich.text import Text
 
 from hyperalign.show.words import clean, duration
 
-__all__ = ["Display"]
+__all__ = ["Display", "on_stderr"]
 
 
 class Display:
@@ -97,3 +97,8 @@ class Display:
             return ""
         rate = self._done / spent
         return f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2g}/s"
+
+
+def on_stderr(*, quiet: bool = False) -> Display:
+    """A display on stderr, to be used as a context; a quiet one shows nothing."""
+    return Display(Console(stderr=True, highlight=False, quiet=quiet))

@@ -101,10 +101,10 @@ def _image_modules(folder: Path, model: DualEncoder) -> list[Any]:
 def _text_modules(model: DualEncoder) -> list[Any]:
     """The modules of the text encoder and what joins it."""
     network: Any = model.text.network
-    return [*network.children(), *_joining(model, model.joint.text, network_width(network), captions=True)]
+    return [*network.children(), *_joining(model, model.joint.text, _network_width(network), captions=True)]
 
 
-def network_width(network: Any) -> int:
+def _network_width(network: Any) -> int:
     """Width of a sentence-transformer's rows before they are truncated."""
     truncated, network.truncate_dim = network.truncate_dim, None
     try:
