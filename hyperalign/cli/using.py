@@ -61,7 +61,9 @@ def classify(  # noqa: PLR0913 – the signature is the list of options
         opened = open_model(model, pair, trust_code=trust_code)
         if logit_scale is None and opened.logit_scale is None:
             display.say(f"note: {opened.name} kept no logit scale; probabilities are at {LOGIT_SCALE:g}")
-        how: dict[str, Any] = {"top": top, "logit_scale": logit_scale, "progress": display.progress}
+        how: dict[str, Any] = {"top": top, "logit_scale": logit_scale}
+        if out is not None or not sys.stdout.isatty():  # else the lines themselves show how far it is
+            how["progress"] = display.progress
         if out is not None:
             tally = write_classified(opened, sources, classes, out, **how)
             bad = tally.bad

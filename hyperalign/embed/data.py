@@ -129,7 +129,7 @@ def open_split(  # noqa: PLR0913 - the options of `--on`, each with its name
     return found.name, *cut_one(found, split, strict=strict, seed=seed, limit=limit)
 
 
-def is_label_set(source: str) -> bool:
+def is_label_set(source: str, *, memory: Path | None = None) -> bool:
     """Whether a source is pictures in `class/picture`, and not pictures with captions."""
     path = Path(source).expanduser()
     if source.startswith("scenes:"):
@@ -137,7 +137,7 @@ def is_label_set(source: str) -> bool:
     if path.is_dir():
         return not any(find.suffix.lower() in (".tar", *TABLES) for find in (*path.glob("*"), *path.glob("*/*")))
     if path.is_file() and path.suffix.lower() == ".tar":
-        return all(member.sha256 for member in index_tar(path, memory=None))
+        return all(member.sha256 for member in index_tar(path, memory=memory))
     return False
 
 

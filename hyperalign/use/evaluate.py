@@ -71,7 +71,7 @@ def evaluate(  # noqa: PLR0913 - the options of the command
         A plain record: `task`, `set`, sizes, scores in per cent, `bad` pictures and `notes`.
     """
     check_templates(templates)
-    if is_label_set(source):
+    if is_label_set(source, memory=memory):
         if split is not None:
             raise ValueError(f"a label set has no splits, got --split {split} for {source}")
         labels = open_label_set(source, seed=seed or 0, memory=memory, progress=progress)

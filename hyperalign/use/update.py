@@ -39,6 +39,7 @@ Progress = Callable[[str, int, int], None]
 
 MOST_GONE = 0.25  # of the stock, or of the numbers of the Faiss index, before it is written anew
 SHARD_ROWS = 2048  # the most that an interruption can cost: half a minute at 70 pictures a second
+_FIRST = {ROWS, ".locks"}  # what is made before an index says that it is one
 _SUBJECTS = ("a dog", "two children", "a man on a bicycle", "a red car", "an old house", "birds", "food", "a woman")
 _PLACES = ("in the snow", "on a beach", "in a city street", "at night", "on the grass", "near the water", "indoors", "")
 
@@ -93,11 +94,10 @@ def update_gallery(  # noqa: PLR0913 - whose rows, of which pictures, where, how
             none of the pictures can be decoded.
     """
     config = config or IndexConfig()
-    known = _known(folder)
-    sources = find_pictures(roots, memory=None if not known else folder, progress=progress)
-    me = likeness(model)
+    known, me = _known(folder), likeness(model)
     if known:
         hold_against(known, me, folder)
+    sources = find_pictures(roots, memory=folder if known else None, progress=progress)
     slots, all_roots = _slots(folder, roots, known)
     make_folder(folder / ROWS)
     with _owned(folder):
@@ -121,7 +121,7 @@ def update_gallery(  # noqa: PLR0913 - whose rows, of which pictures, where, how
 def _known(folder: Path) -> dict[str, Any]:
     """What an index says of itself; empty where it is to be made."""
     known = read_about(folder)
-    if not known and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not known and folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - _FIRST):
         raise ValueError(f"{folder} is there and is no index; choose another folder with --to")
     return known
 
