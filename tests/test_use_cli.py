@@ -135,3 +135,16 @@ def test_a_name_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) ->
     run("index", "model", "photos", "--to", "here")
 
     assert "\x1b" not in capsys.readouterr().err
+
+
+def test_an_interruption_says_that_the_same_command_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_colours(Path("photos"), 5)
+    stopping = colour_model(stop_after=2)[0]
+    monkeypatch.setattr("hyperalign.use.opened.open_model", lambda path, pair=None, trust_code=False: stopping)
+
+    status = run("index", "model", "photos")
+
+    assert status == 130
+    assert "the same command goes on from there" in capsys.readouterr().err

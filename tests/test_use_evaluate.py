@@ -177,3 +177,17 @@ def test_a_limit_takes_pictures_of_every_class(tmp_path: Path) -> None:
 
     assert record["n_pictures"] == 6
     assert record["zero_shot_top_1"] == pytest.approx(100)  # the first and third of each class
+
+
+def test_what_means_nothing_to_the_model_is_a_miss_and_counted(tmp_path: Path) -> None:
+    folder = label_set(tmp_path)
+    (folder / "green").rename(folder / "zygote")
+    table = captioned(tmp_path, splits=False)
+    table.write_text(table.read_text().replace("all black", "quux"))
+
+    labels, pairs = (evaluate(colour_model()[0], str(source)) for source in (folder, table))
+
+    assert labels["notes"] == ["1 class has no word that the model knows; their pictures are misses"]
+    assert labels["worst_class"]["name"] == "zygote"
+    assert pairs["notes"][-1] == "1 caption has no word that the model knows; they are misses"
+    assert pairs["n_captions"] == 12

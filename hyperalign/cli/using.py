@@ -3,6 +3,7 @@
 import json as plain
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -56,7 +57,7 @@ def classify(  # noqa: PLR0913 – the signature is the list of options
     from hyperalign.use.sources import find_pictures
 
     classes = read_classes(labels, template or ())
-    with show_progress() as display:
+    with _resumable(out is not None), show_progress() as display:
         sources = find_pictures(pictures, progress=display.progress)
         opened = open_model(model, pair, trust_code=trust_code)
         if logit_scale is None and opened.logit_scale is None:
@@ -154,7 +155,7 @@ def index(  # noqa: PLR0913 – the signature is the list of options
     from hyperalign.use.update import update_gallery
 
     folder = to or Path(f"{pictures[0].resolve().name}.index")
-    with show_progress() as display:
+    with _resumable(True), show_progress() as display:
         made = update_gallery(
             open_model(model, pair, trust_code=trust_code),
             pictures,
@@ -201,6 +202,16 @@ def retrieve(  # noqa: PLR0913 – the signature is the list of options
         typer.echo(plain.dumps(record))
     for caption in sorted(set(captions) - {record["query"] for record in found}):
         say(f"note: {opened.text_name} knows no word of {caption!r}; nothing is found for it")
+
+
+@contextmanager
+def _resumable(keeps: bool) -> Iterator[None]:
+    """Say, where what is finished is kept, that an interrupted command goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say("stopped; what is finished is kept, and the same command goes on from there" if keeps else "stopped.")
+        raise typer.Exit(130) from None
 
 
 def _say_updated(made: "Updated", folder: Path) -> None:

@@ -88,7 +88,7 @@ def evaluate(  # noqa: PLR0913 - the options of the command
         name, found, notes = open_split(source, "test", **how)
         notes = ["the model was trained on it: its test split is taken; --split all takes everything", *notes]
     record = evaluate_split(model, found, strict=strict, progress=progress)
-    return {"task": "retrieval", "set": name, **record, "notes": notes}
+    return {"task": "retrieval", "set": name, **record, "notes": [*notes, *record["notes"]]}
 
 
 def evaluate_labels(  # noqa: PLR0913 - whom, on what, by which words and groups, and who is told
@@ -110,16 +110,18 @@ def evaluate_labels(  # noqa: PLR0913 - whom, on what, by which words and groups
     which = chosen[kept]
     if groups is None and labels.groups is not None:
         groups = labels.groups, labels.group_names
+    rows = class_rows(model, classes)
     scores = label_scores(
         images.rows[kept],
-        class_rows(model, classes),
+        rows,
         labels.labels[which],
         class_names=labels.class_names,
         groups=None if groups is None else (groups[0][which], groups[1]),
     )
     sizes = {"n_pictures": len(kept), "n_classes": len(classes.names), "n_templates": len(classes.templates)}
     bad = [(names[n], reason) for n, reason in images.bad]
-    return {"task": "zero-shot", "set": labels.name, **sizes, **scores, "bad": bad, "notes": []}
+    notes = _unknown(rows, "class has", "classes have", "their pictures are misses")
+    return {"task": "zero-shot", "set": labels.name, **sizes, **scores, "bad": bad, "notes": notes}
 
 
 def evaluate_split(
@@ -132,7 +134,8 @@ def evaluate_split(
     text = model.encode_text(captions, tell=lambda done: progress("embedding captions", done, len(captions)))
     scores = retrieval_scores(images.rows[left.images], text, left.owner)
     sizes = {"split": split.name, "n_pictures": len(left.images), "n_captions": len(captions)}
-    return {**sizes, **scores, "bad": [(split.image_ids[n], reason) for n, reason in images.bad]}
+    notes = _unknown(text, "caption has", "captions have", "they are misses")
+    return {**sizes, **scores, "bad": [(split.image_ids[n], reason) for n, reason in images.bad], "notes": notes}
 
 
 def label_scores(
@@ -209,6 +212,12 @@ def _encode(model: DualEncoder, pictures: Pictures, names: Sequence[str], strict
 def _kept(images: Encoded) -> NDArray[np.int64]:
     """Which pictures could be decoded."""
     return np.setdiff1d(np.arange(len(images.rows)), [n for n, _ in images.bad])
+
+
+def _unknown(rows: Tensor, one: str, many: str, outcome: str) -> list[str]:
+    """Say how many texts mean nothing to the model, if there are any."""
+    count = int((~usable(rows)).sum())
+    return [f"{count:,} {one if count == 1 else many} no word that the model knows; {outcome}"] if count else []
 
 
 def _spread(n: int, limit: int | None) -> NDArray[np.int64]:
