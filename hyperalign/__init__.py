@@ -27,6 +27,8 @@ The map, in the order in which data meets the modules; a line of code may import
         hub_data        data sets of the Hugging Face hub
         label_sets      classes and prompts for zero-shot classification
         data            the one door to all data sets
+        clips           both sides of an open_clip model
+        clip_captions   the caption side of one as sentence-transformers takes it
         networks        a spec becomes a picture network
         sentences       a spec becomes a sentence encoder
         feed            pictures on their way to an encoder
@@ -73,6 +75,7 @@ The map, in the order in which data meets the modules; a line of code may import
     ladder     who is worth embedding further, in pure numbers
     promote    samples embedded for everyone, everything for those who could win
     board      methods on the test items: the leaderboard
+    ceiling    two encoders that were trained together, beside the pairs
     request    what a search is asked for
     forecast   what each method will cost, from shapes alone
     account    what a run says of itself
@@ -85,6 +88,7 @@ The map, in the order in which data meets the modules; a line of code may import
         chosen          one pair of a finished run
         folder          a pair as a folder of its own
         dual            a pair as one model of pictures and captions
+        importers       what others have embedded or trained
         weights         encoders' weights beside the connector
         probes          by what a pair written for another program is checked
         picture_module  an image encoder of a factory as sentence-transformers takes it
@@ -150,7 +154,7 @@ The map, in the order in which data meets the modules; a line of code may import
         searching       search, embed, rerun, report
         using           classify, index, retrieve, evaluate
         benching        bench
-        exporting       export
+        exporting       export, import
 """
 
 import importlib

@@ -92,7 +92,11 @@ class SearchResult:
 
     def _repr_html_(self) -> str:
         """The same for a notebook; names are text and nothing else."""
-        table = self._own()[[*_COLUMNS]].head(_SHOWN).to_html(index=False, escape=True, border=0, float_format="%.2f")
+        table = (
+            self._own()[[*_COLUMNS]]
+            .head(_SHOWN)
+            .to_html(index=False, escape=True, border=0, float_format="{:.2f}".format)
+        )
         said = "".join(f"<p>{escape(clean(sentence))}</p>" for sentence in self.answer)
         totals = self.run.result["totals"]
         cost = f"{flops(totals['search_flops'])} for the search, {flops(totals['all_flops'])} for all that ran"

@@ -24,7 +24,7 @@ ROOMS_BELOW = {"embed": {"ledger"}, "align": {"ledger"}, "rank": {"ledger"}}  # 
 OWNERS = {
     "timm": ("embed.networks", "embed.build_images"),
     "sentence_transformers": (
-        *("embed.sentences", "embed.build_texts"),
+        *("embed.sentences", "embed.build_texts", "embed.clip_captions"),
         *("use.as_sentence_transformer", "use.picture_module"),
     ),
     "transformers": ("embed.sentences", "embed.build_texts", "use.as_sentence_transformer"),
@@ -36,10 +36,11 @@ OWNERS = {
     "PIL": ("embed", "use.dual", "use.probes", "use.picture_module", "use.clip_benchmark"),
     "filelock": ("embed.locks",),
     "onnxruntime": ("use.as_onnx",),
+    "open_clip": ("embed.clips",),
     "faiss": ("rank.metrics", "use.index"),
     "clip_benchmark": ("use.clip_benchmark",),
     "scipy": ("rank.agreement",),
-    "pandas": ("rank", "run", "relimit", "board", "pipeline", "adopt", "use.chosen", "show", "notebook"),
+    "pandas": ("rank", "run", "relimit", "board", "ceiling", "pipeline", "adopt", "use.chosen", "show", "notebook"),
     "optuna": ("study",),
     "typer": ("cli",),
     "rich": ("cli", "show"),
@@ -47,7 +48,12 @@ OWNERS = {
     "matplotlib": ("show.drawn",),
 }
 HEAVY = ("torch", "timm", "sentence_transformers", "transformers", "pandas", "faiss", "optuna", "numpy", "pyarrow")
-DISTRIBUTION = {"PIL": "pillow", "faiss": "faiss-cpu", "sentence_transformers": "sentence-transformers"}
+DISTRIBUTION = {
+    "PIL": "pillow",
+    "faiss": "faiss-cpu",
+    "sentence_transformers": "sentence-transformers",
+    "open_clip": "open-clip-torch",
+}
 README = ROOT / "README.md"
 
 
@@ -131,10 +137,8 @@ def test_a_library_is_imported_by_its_owners_alone(path: Path) -> None:
 def test_a_library_that_is_imported_is_declared(path: Path) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    lines = [
-        *project["dependencies"],
-        *(line for name in ("datasets", "onnx", "clip-benchmark") for line in extras[name]),
-    ]
+    named = ("datasets", "onnx", "open-clip", "clip-benchmark")
+    lines = [*project["dependencies"], *(line for name in named for line in extras[name])]
     declared = {re.split(r"[ <>=;\[]", line)[0].lower() for line in lines}
     for imported in imports(path):
         top = imported.split(".")[0]

@@ -15,7 +15,7 @@ import hyperalign
 from hyperalign.embed.frames import write_frame
 from hyperalign.embed.zoo import load_zoo
 
-LITTLE = {"scores": False, "verify": 0, "steps": 3, "batch_size": 16, "pairs_per_step": 2}
+LITTLE: dict[str, Any] = {"scores": False, "verify": 0, "steps": 3, "batch_size": 16, "pairs_per_step": 2}
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,12 @@ def test_a_slip_is_one_sentence(tmp_path: Path, words: dict[str, Any], message: 
 
 def test_a_number_is_as_good_a_limit_as_a_text(tmp_path: Path) -> None:
     world = write_world(tmp_path / "world")
-    given = {"data": world / "pairs.csv", "zoo": world / "zoo.toml", "quiet": True, "out": tmp_path / "out"}
+    given: dict[str, Any] = {
+        "data": world / "pairs.csv",
+        "zoo": world / "zoo.toml",
+        "quiet": True,
+        "out": tmp_path / "out",
+    }
 
     found = hyperalign.search(**given, cache_dir=tmp_path / "cache", budget=2_500_000, **LITTLE)
 
@@ -150,7 +155,7 @@ def test_what_the_package_offers_is_there() -> None:
         assert callable(getattr(hyperalign, name))
         assert name in dir(hyperalign)
     with pytest.raises(AttributeError, match="no attribute 'serach'"):
-        _ = hyperalign.serach  # type: ignore[attr-defined]
+        _ = hyperalign.serach
 
 
 def test_importing_the_pipeline_does_not_hide_the_search(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@
     searching  search, rerun, embed, report
     using      classify, index, retrieve, evaluate
     benching   bench
-    exporting  export
+    exporting  export, import
     stores     zoo list|show|check|build, cache ls|verify|prune|rm
 
 What is heavy is imported inside the command that needs it, so that help is instant.
@@ -35,6 +35,7 @@ app.command("index")(using.index)
 app.command("retrieve")(using.retrieve)
 app.command("bench")(benching.bench)
 app.command("export")(exporting.export)
+app.command("import")(exporting.import_)
 app.add_typer(stores.zoo_app, name="zoo")
 app.add_typer(stores.cache_app, name="cache")
 

@@ -1,16 +1,16 @@
-"""`export`: a pair of a finished run as a folder that runs by itself."""
+"""`export` and `import`: a pair as a folder that runs by itself, and what others have made as encoders or a pair."""
 
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, cast
 
 import typer
 
 from hyperalign.cli.manners import print_json, show_progress
-from hyperalign.cli.options import Config, Json, RunPath, Text, Zoo
+from hyperalign.cli.options import Config, Data, Json, RunPath, Text, Zoo
 
-__all__ = ["export"]
+__all__ = ["export", "import_"]
 
 
 def export(  # noqa: PLR0913 – the signature is the list of options
@@ -58,3 +58,44 @@ def export(  # noqa: PLR0913 – the signature is the list of options
         print_json({"folder": str(folder)})
     else:
         typer.echo(folder)
+
+
+def import_(  # noqa: PLR0913 – the signature is the list of options
+    source: Annotated[Path, typer.Argument(help="Embeddings: .npy, .pt or a folder of them. Or a connector: .pt.")],
+    to: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write; it must not hold anything.")],
+    modality: Annotated[Text, typer.Option(help="What was embedded: image or text.")] = None,
+    data: Data = None,
+    params: Annotated[Text, typer.Option(help="Parameters of each encoder: 22M; those of a shipped zoo.")] = None,
+    image: Annotated[Text, typer.Option(help="A connector's image encoder.")] = None,
+    text: Annotated[Text, typer.Option(help="A connector's text encoder.")] = None,
+    zoo: Zoo = None,
+    config: Config = None,
+) -> None:
+    """Make encoders of embeddings that exist, or a pair of a connector that was trained elsewhere.
+
+    hyperalign import clip-retrieval-output --to imported --params 150M
+
+    hyperalign import embeddings.npy --modality image --data pairs.csv --params 22M --to imported
+
+    hyperalign import ckpt_10.pt --image IMAGE --text TEXT --zoo hub --to pair
+    """
+    from hyperalign.embed.zoo import parse_count
+    from hyperalign.use.importers import import_connector, import_rows
+
+    if (image is None) != (text is None):
+        raise ValueError(f"a connector joins two encoders, got {image or text} alone; give --image and --text")
+    if modality not in (None, "image", "text"):
+        raise ValueError(f"--modality is image or text, got {modality!r}")
+    if image is not None and text is not None:
+        typer.echo(import_connector(source, to, image=image, text=text, zoo=tuple(zoo or ("hub",))))
+        return
+    with show_progress() as display:
+        folder = import_rows(
+            source,
+            to,
+            modality=cast("Literal['image', 'text'] | None", modality),
+            table=None if data is None else Path(data),
+            n_params=None if params is None else parse_count(params),
+            progress=display.progress,
+        )
+    typer.echo(f"{folder}: hyperalign search --zoo {folder / 'zoo.toml'} --data {folder / 'pairs.jsonl'}")

@@ -94,7 +94,7 @@ class _Captions(nn.Module):
 
     def __init__(self, model: DualEncoder) -> None:
         super().__init__()
-        self.network: Any = model.text.network
+        self.network = model.text.network
         self.steps = nn.ModuleList(self.network.children())
         self.joint: Joint = model.joint
         self.width = model.text.facts.embed_dim
@@ -106,9 +106,10 @@ class _Captions(nn.Module):
                 f"encoder {model.text.spec.name!r} is made of {', '.join(kinds)}, and ONNX takes transformers, "
                 "static and word embeddings; export without --format, or for sentence-transformers"
             )
-        default = self.network.prompts.get(self.network.default_prompt_name) or ""
+        network: Any = model.text.network
+        default = network.prompts.get(network.default_prompt_name) or ""
         self.prompt = str(default if model.text.spec.prompt is None else model.text.spec.prompt)
-        limit = self.network.max_seq_length
+        limit = network.max_seq_length
         self.most = int(limit) if limit is not None and limit < float("inf") else None
 
     def tokens(self, captions: Sequence[str]) -> dict[str, Tensor]:

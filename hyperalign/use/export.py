@@ -4,7 +4,6 @@ Every folder is one that `load` reads; other formats lie beside. It is made unde
 when all of it is there and what it computes was held against the pair of the run.
 """
 
-import os
 import shlex
 import shutil
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ from hyperalign.run import write_whole
 from hyperalign.use.card import describe_pair, render_card
 from hyperalign.use.chosen import Chosen, choose_pair
 from hyperalign.use.dual import load
-from hyperalign.use.folder import encoder_record, write_joint
+from hyperalign.use.folder import drafted_folder, encoder_record, refuse_full, write_joint
 from hyperalign.use.weights import copy_weights
 
 __all__ = ["FORMATS", "export"]
@@ -70,15 +69,12 @@ def export(  # noqa: PLR0913 - which pair of which run, in which form
         raise ValueError(f"a format is one of {', '.join(FORMATS)}, got {format!r}")
     _refuse_missing(format)
     target = Path(to)
-    _refuse_full(target)
+    refuse_full(target)
     progress("pair", 0, 1)
     chosen = choose_pair(Path(run), pair, method=method, zoo=zoo)
     progress("pair", 1, 1)
     words = command or _command(run, to, chosen, method, with_weights, format, zoo)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.parent / f".{target.name}.{os.getpid()}.tmp"
-    try:
-        draft.mkdir()
+    with drafted_folder(target) as draft:
         _write(
             draft,
             chosen,
@@ -88,10 +84,6 @@ def export(  # noqa: PLR0913 - which pair of which run, in which form
             format=format,
             progress=progress,
         )
-        _refuse_full(target)
-        draft.replace(target)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return target
 
 
@@ -160,15 +152,6 @@ def _refuse_missing(format: str) -> None:
             raise ImportError(f"--format {format} needs {name}; `pip install 'hyperalign[{format}]'`") from None
         if int(found.partition(".")[0]) < least:
             raise ImportError(f"--format {format} needs {name} {least} or later, got {found}; `pip install -U {name}`")
-
-
-def _refuse_full(folder: Path) -> None:
-    """A folder that holds something is never written into."""
-    if folder.is_dir() and not any(folder.iterdir()):
-        return
-    if folder.exists() or folder.is_symlink():
-        what = "holds something already" if folder.is_dir() else "is there already and is no folder"
-        raise FileExistsError(f"an export goes into a folder of its own, and {folder} {what}; give another with --to")
 
 
 def _command(  # noqa: PLR0913 - the options of the command

@@ -6,7 +6,10 @@ bytes or an error.
 """
 
 import json
-from collections.abc import Mapping
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +26,17 @@ from hyperalign.record import to_json
 from hyperalign.run import write_tensors, write_whole
 from hyperalign.use.joint import Joint, joint_of
 
-__all__ = ["CONFIG", "CONNECTOR", "FORMAT", "Stored", "encoder_record", "read_folder", "write_joint"]
+__all__ = [
+    "CONFIG",
+    "CONNECTOR",
+    "FORMAT",
+    "Stored",
+    "drafted_folder",
+    "encoder_record",
+    "read_folder",
+    "refuse_full",
+    "write_joint",
+]
 
 CONFIG, CONNECTOR = "hyperalign.json", "connector.safetensors"
 FORMAT = 1  # of the folder; a release reads its own and all earlier ones
@@ -45,6 +58,34 @@ class Stored(NamedTuple):
     joint: Joint
     image: EncoderSpec
     text: EncoderSpec
+
+
+@contextmanager
+def drafted_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write into that takes its name when all of it is there.
+
+    Raises:
+        FileExistsError: If a folder of that name holds something.
+    """
+    refuse_full(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = folder.parent / f".{folder.name}.{os.getpid()}.tmp"
+    try:
+        draft.mkdir()
+        yield draft
+        refuse_full(folder)
+        draft.replace(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def refuse_full(folder: Path) -> None:
+    """Never write into a folder that holds something."""
+    if folder.is_dir() and not any(folder.iterdir()):
+        return
+    if folder.exists() or folder.is_symlink():
+        what = "holds something already" if folder.is_dir() else "is there already and is no folder"
+        raise FileExistsError(f"an export goes into a folder of its own, and {folder} {what}; give another with --to")
 
 
 def write_joint(folder: Path, joint: Joint, config: Mapping[str, Any]) -> None:
