@@ -27,6 +27,8 @@ The map, in the order in which data meets the modules; a line of code may import
         hub_data        data sets of the Hugging Face hub
         label_sets      classes and prompts for zero-shot classification
         data            the one door to all data sets
+        clips           both sides of an open_clip model
+        clip_captions   the caption side of one as sentence-transformers takes it
         networks        a spec becomes a picture network
         sentences       a spec becomes a sentence encoder
         feed            pictures on their way to an encoder
@@ -75,12 +77,39 @@ The map, in the order in which data meets the modules; a line of code may import
     ladder     who is worth embedding further, in pure numbers
     promote    samples embedded for everyone, everything for those who could win
     board      methods on the test items: the leaderboard
+    ceiling    two encoders that were trained together, beside the pairs
     request    what a search is asked for
     forecast   what each method will cost, from shapes alone
     account    what a run says of itself
     pipeline   the search
     adopt      one more encoder for a finished run
     plan       what a search would cost, before anything is computed
+    use        what is made of rows and connectors when the search is over
+        index           rows as a Faiss index
+        joint           what joins a pair
+        chosen          one pair of a finished run
+        folder          a pair as a folder of its own
+        dual            a pair as one model of pictures and captions
+        importers       what others have embedded or trained
+        weights         encoders' weights beside the connector
+        probes          by what a pair written for another program is checked
+        picture_module  an image encoder of a factory as sentence-transformers takes it
+        as_sentence_transformer  a pair as sentence-transformers takes it
+        as_onnx         a pair as onnxruntime takes it
+        card            the model card of an exported pair
+        export          a pair as a folder that runs by itself
+        opened          a model by where it lies
+        likeness        whether two models are the same to whoever searches
+        sources         the pictures that a user named
+        stock           embedded pictures on disk, with their places
+        gallery         a folder of embedded pictures that can be searched
+        update          an index made, or brought up to date
+        retrieve        pictures of an index by words or by a picture
+        classes         the classes that pictures are sorted into
+        classify        pictures sorted into classes that were never trained on
+        groups          groups of a label set's pictures
+        evaluate        how good a model is on a set
+        clip_benchmark  a pair inside CLIP_benchmark
     bench      figures that a sceptic can make again
         sheet           what a measurement gives
         opened          what was asked for as rows
@@ -103,6 +132,7 @@ The map, in the order in which data meets the modules; a line of code may import
         devices         what a search would need on accelerators
         grid            a search over a synthetic grid of any size
         adoption        each encoder left out and adopted
+        index           Faiss indexes of many pictures, on one core
         measures        which measurements there are, and what is kept of one
     config     words and TOML files become configurations
     hyperclip  a small image encoder fits its prompts
@@ -154,6 +184,7 @@ The map, in the order in which data meets the modules; a line of code may import
         benched         a measurement in the terminal
         adapted         an adaptation in the terminal
         papered         the paper's four tables in the terminal
+        evaluated       scores of a model on sets, in the terminal
         drawn           score against FLOPs as a figure
         lists           encoders, cache entries, facts
         filtered        what a filter dropped
@@ -166,6 +197,7 @@ The map, in the order in which data meets the modules; a line of code may import
         asking          what was typed becomes a configuration
         stores          zoo and cache commands
         searching       search, embed, rerun, report
+        using           classify, index, retrieve, evaluate
         benching        bench
         tabling         adapt --table
         adapting        adapt, specialise

@@ -27,6 +27,7 @@ from hyperalign.align.grid import Grid
 from hyperalign.align.solution import Solution
 from hyperalign.board import Tested, append_left, compare, evaluate, score_without_training
 from hyperalign.candidates import Candidates, find_candidates, recall_latency
+from hyperalign.ceiling import score_ceiling
 from hyperalign.embed.data import Dataset, LabelSet
 from hyperalign.forecast import hollow_grid
 from hyperalign.grids import Prepared, note_near_duplicates, open_grids
@@ -164,6 +165,19 @@ def search(
     candidates, everyone = (with_latencies(one.candidates, cache_dir) for one in (staying, asked))
     tested, test_lines = score_on_test([*solved, *checked], prepared, candidates, config, progress)
     lines += test_lines
+    ceilings = [
+        score_ceiling(
+            zoo,
+            asked.dataset,
+            cache_dir=cache_dir,
+            progress=progress,
+            autocast=config.autocast,
+            strict=config.strict,
+            seed=config.seed,
+        )
+        for zoo in config.ceiling
+    ]
+    lines += [line for one in ceilings for line in one.lines]
     _write_tensors(run, [best, *(one for one in (*solved, *checked) if one is not best)], tested, prepared, candidates)
     main = next(one for one in tested if one.solved is best)
     n_left = len(everyone.pairs) - len(candidates.pairs)
@@ -174,8 +188,12 @@ def search(
         "encoders": describe_encoders(everyone, asked.jobs),
         "method": best.method.name,
         "counts": list(candidates.counts),
-        "answer": [answer(main.table, n_left=n_left), *describe_verified(main, tested[len(solved) :])],
-        "notes": note_unfinished(every, bench) + prepared.notes,
+        "answer": [
+            answer(main.table, n_left=n_left),
+            *describe_verified(main, tested[len(solved) :]),
+            *(one.sentence for one in ceilings),
+        ],
+        "notes": [*note_unfinished(every, bench), *prepared.notes, *(note for one in ceilings for note in one.notes)],
         "agreement": compare(tested, n_pairs=len(everyone.pairs), seed=config.seed),
         "ratios": compute_ratios(best, lines, bench.recipe, everyone.pair_indices(), *_shapes(asked, prepared, ladder)),
         "totals": sum_up(best, lines),
@@ -185,7 +203,7 @@ def search(
         promotion = promotion_record(ladder, everyone, _winner(main, everyone), asked.dataset)
         result |= {"promotion": promotion, "notes": [*result["notes"], saved_in_words(promotion)]}
         tested[tested.index(main)] = replace(main, table=append_left(main.table, ladder.left(), everyone))
-    table = pd.concat([one.table for one in tested], ignore_index=True)
+    table = pd.concat([one.table for one in (*tested, *ceilings)], ignore_index=True)
     return finish_run(run, result, leaderboard=table, ledger=lines).path
 
 

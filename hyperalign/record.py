@@ -13,6 +13,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 __all__ = [
+    "CEILING",
     "LATE_COLUMNS",
     "LEADERBOARD_COLUMNS",
     "LEDGER_COLUMNS",
@@ -30,6 +31,7 @@ LEADERBOARD_COLUMNS = (
     *("n_params_image", "n_params_text", "gflops_image", "gflops_text", "latency_ms", "image_dim", "text_dim"),
     *("license_image", "license_text", "train_flops", "seed", "validation_score", "n_train"),
 )
+CEILING = "ceiling"  # method of a row that takes no part in the order
 LATE_COLUMNS = ("n_train",)  # runs of version 0.1 do not have them
 LEDGER_COLUMNS = ("stage", "what", "flops", "seconds", "peak_bytes", "method")
 WORD_COLUMNS = (

@@ -41,6 +41,7 @@ class SearchConfig:
         exhaustive: Embed everything with everyone; None does so where promotion would save little (see `promote`). A
             run records which of the two it was.
         autocast: Embed in bfloat16.
+        ceiling: Zoo files of two encoders each that were trained together; they stand beside the pairs.
         train: Fields of `TrainConfig` for the hypernetwork that differ from its defaults.
         baseline: Fields of `TrainConfig` for the text-sided baseline that differ from its defaults.
         baseline_both: The same for the baseline between canonical coordinates.
@@ -64,6 +65,7 @@ class SearchConfig:
     strict: bool = False
     exhaustive: bool | None = None
     autocast: bool = False
+    ceiling: tuple[str, ...] = ()
     train: Mapping[str, Any] = field(default_factory=dict)
     baseline: Mapping[str, Any] = field(default_factory=dict)
     baseline_both: Mapping[str, Any] = field(default_factory=dict)
@@ -83,15 +85,21 @@ class SearchConfig:
         ):
             if value not in known:
                 raise ValueError(f"{what} must be {' or '.join(known)}, got {value!r}")
+        self._check_numbers()
+        if self.ceiling and self.task != "retrieval":
+            raise ValueError(f"a ceiling is scored by retrieval, and the task is {self.task}; leave out --ceiling")
+        if self.exhaustive is False and not self.may_promote():
+            raise ValueError("promotion is for retrieval without the baseline's grid; leave out ape and zero-shot")
+        self.recipe()
+
+    def _check_numbers(self) -> None:
+        """Refuse numbers that mean nothing."""
         if self.baseline_seeds < 1:
             raise ValueError(f"baseline_seeds must be at least 1, got {self.baseline_seeds}")
         if self.verify is not None and self.verify < 0:
             raise ValueError(f"verify must be at least 0 pairs, got {self.verify}")
         if self.max_minutes is not None and not self.max_minutes >= 0:
             raise ValueError(f"max_minutes must be at least 0, got {self.max_minutes}")
-        if self.exhaustive is False and not self.may_promote():
-            raise ValueError("promotion is for retrieval without the baseline's grid; leave out ape and zero-shot")
-        self.recipe()
 
     def may_promote(self) -> bool:
         """Whether pairs may leave before everything is embedded: the baseline's grid and zero-shot need all of them."""

@@ -1,6 +1,7 @@
 """A pair of a finished run as one model, and as a folder that runs by itself."""
 
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from hyperalign.cli import main
 from hyperalign.embed.cache import find_entries, open_folder
 from hyperalign.embed.data import open_dataset
 from hyperalign.embed.encoders import embed_captions, embed_pictures
-from hyperalign.embed.zoo import load_zoo
+from hyperalign.embed.zoo import Limits, Range, load_zoo
 from hyperalign.pipeline import SearchConfig, search
 from hyperalign.use.chosen import choose_pair
 from hyperalign.use.dual import DualEncoder
@@ -468,3 +469,41 @@ def test_a_run_in_bfloat16_is_written_for_others_in_float32(run: Path, tmp_path:
     assert torch.equal(in_float32(half).encode_image(picture), model.encode_image(picture))
     with pytest.raises(ValueError, match="gives other rows of pictures"):
         hold_against("another", "pictures", torch.ones(1, 2), torch.tensor([[1.0, 0.9]]))
+
+
+@pytest.mark.bench
+def test_real_encoders_are_exported_exactly_in_every_format(tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    bench = Path(os.environ["HYPERALIGN_BENCH"])
+    wanted = ("mobilenetv1_025_128", "mobilenetv1_100_224", "resnet20_cifar10_32", "glove_6b_50d_5k")
+    config = SearchConfig(
+        zoo=(str(bench / "zoo.toml"),),
+        data=str(bench / "flickr8k"),
+        limits=Limits(image_params=Range(high=5e6)),
+        limit=24,
+        scores=False,
+        train={"n_steps": 2, "batch_size": 16, "pairs_per_step": 2},
+    )
+    run = search(
+        config, cache_dir=tmp_path / "cache", out=tmp_path / "out", progress=_silent, say=lambda sentence: None
+    )
+    split = open_dataset(str(bench / "flickr8k"), limit=24, memory=tmp_path / "cache").splits["test"]
+    photographs = [split.pictures[index] for index in range(len(split.pictures))]
+
+    for number, name in enumerate(wanted[:3]):
+        pair = f"{name}+{wanted[3]}"
+        opened = hyperalign.open_pair(run, pair, device="cpu")
+        for form, weights in (("hyperalign", True), ("sentence-transformers", False), ("onnx", False)):
+            folder = export(run, tmp_path / f"{number}-{form}", pair, format=form, with_weights=weights)
+            found = hyperalign.load(folder, device="cpu", trust_code=True)
+            torch.testing.assert_close(
+                found.encode_image(photographs), opened.encode_image(photographs), rtol=0, atol=1e-5
+            )
+            torch.testing.assert_close(
+                found.encode_text(split.captions), opened.encode_text(split.captions), rtol=0, atol=1e-5
+            )
+            if form == "sentence-transformers":
+                other: Any = SentenceTransformer(str(folder), device="cpu", trust_remote_code=True)
+                rows = other.encode(photographs, convert_to_tensor=True)
+                torch.testing.assert_close(rows, opened.encode_image(photographs), rtol=0, atol=1e-4)

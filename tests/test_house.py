@@ -29,16 +29,18 @@ OWNERS = {
     "datasets": ("embed.hub_data",),
     "pyarrow": ("embed.tables", "hyperclip.table_copies"),
     "sentence_transformers": (
-        *("embed.sentences", "embed.build_texts"),
+        *("embed.sentences", "embed.build_texts", "embed.clip_captions"),
         *("use.as_sentence_transformer", "use.picture_module"),
     ),
     "transformers": ("embed.sentences", "embed.build_texts", "use.as_sentence_transformer"),
-    "PIL": ("embed", "use.dual", "use.probes", "use.picture_module"),
+    "PIL": ("embed", "use.dual", "use.probes", "use.picture_module", "use.clip_benchmark"),
     "filelock": ("embed.locks",),
     "onnxruntime": ("use.as_onnx",),
+    "open_clip": ("embed.clips",),
     "faiss": ("rank.metrics", "use.index"),
+    "clip_benchmark": ("use.clip_benchmark",),
     "scipy": ("rank.agreement",),
-    "pandas": ("rank", "run", "relimit", "board", "pipeline", "adopt", "use.chosen", "show", "notebook"),
+    "pandas": ("rank", "run", "relimit", "board", "ceiling", "pipeline", "adopt", "use.chosen", "show", "notebook"),
     "optuna": ("study",),
     "py3langid": ("hyperclip.language",),
     "inflect": ("hyperclip.vocabulary",),
@@ -48,7 +50,12 @@ OWNERS = {
     "matplotlib": ("show.drawn",),
 }
 HEAVY = ("torch", "timm", "sentence_transformers", "transformers", "pandas", "faiss", "optuna", "numpy", "pyarrow")
-DISTRIBUTION = {"PIL": "pillow", "faiss": "faiss-cpu", "sentence_transformers": "sentence-transformers"}
+DISTRIBUTION = {
+    "PIL": "pillow",
+    "faiss": "faiss-cpu",
+    "sentence_transformers": "sentence-transformers",
+    "open_clip": "open-clip-torch",
+}
 README = ROOT / "README.md"
 
 

@@ -22,6 +22,7 @@ MEASURES = {
     "collapse": "thirty trainings that ought to go wrong",
     "intervals": "how often intervals hold the truth, and P(best)",
     "adoption": "each encoder left out and adopted",
+    "index": "indexes of many pictures: how fast a query is, and what it finds",
     "promotion": "embedding samples first, against embedding everything",
 }
 

@@ -3,6 +3,7 @@
     manners    what is said where, and what a user's mistake looks like
     options    the options that commands share, and configuration files
     searching  search, rerun, embed, report
+    using      classify, index, retrieve, evaluate
     benching   bench
     adapting   adapt, specialise
     tabling    adapt --table
@@ -20,7 +21,7 @@ from typing import Annotated
 
 import typer
 
-from hyperalign.cli import adapting, benching, exporting, filtering, searching, stores
+from hyperalign.cli import adapting, benching, exporting, filtering, searching, stores, using
 from hyperalign.cli.manners import Polite, print_json, show_progress, stdout
 from hyperalign.cli.options import CacheDir, Config, Json
 
@@ -31,6 +32,10 @@ app.command("search")(searching.search)
 app.command("embed")(searching.embed)
 app.command("rerun")(searching.rerun)
 app.command("report")(searching.report)
+app.command("classify")(using.classify)
+app.command("evaluate")(using.evaluate)
+app.command("index")(using.index)
+app.command("retrieve")(using.retrieve)
 app.command("bench")(benching.bench)
 app.command("adapt")(adapting.adapt)
 app.command("specialise")(adapting.specialise)

@@ -68,6 +68,10 @@ def search(  # noqa: PLR0913 – the signature is the list of options
     strict: Strict = None,
     exhaustive: Exhaustive = None,
     autocast: Autocast = None,
+    ceiling: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ZOO", help="Two encoders that were trained together, beside the pairs; repeatable."),
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.", rich_help_panel=TRAINING)] = None,
     epochs: Annotated[
         float | None, typer.Option(help="Or: passes over the captions.", rich_help_panel=TRAINING)

@@ -14,10 +14,10 @@ from hyperalign.embed import scenes
 from hyperalign.embed.hub_data import read_hub
 from hyperalign.embed.label_sets import LabelSet, open_label_set, scene_labels
 from hyperalign.embed.pictures import Pictures
-from hyperalign.embed.samples import Source, expand
-from hyperalign.embed.splits import Split, Survivors, cut, shared_captions, surviving, take
+from hyperalign.embed.samples import SPLITS, Source, expand
+from hyperalign.embed.splits import ALL, Split, Survivors, cut, cut_one, shared_captions, surviving, take
 from hyperalign.embed.tables import TABLES, read_tables
-from hyperalign.embed.tars import read_tars
+from hyperalign.embed.tars import index_tar, read_tars
 
 __all__ = [
     "FORMS",
@@ -27,8 +27,10 @@ __all__ = [
     "Split",
     "Survivors",
     "find_files",
+    "is_label_set",
     "open_dataset",
     "open_label_set",
+    "open_split",
     "surviving",
     "take",
 ]
@@ -91,6 +93,53 @@ def open_dataset(  # noqa: PLR0913 - the options of `--data`, each with its name
         opened = []
     opened += [open_label_set(label_set, seed=seed, memory=memory, progress=progress) for label_set in labels]
     return Dataset(name=name, splits=splits, label_sets=_by_name(opened), notes=tuple(notes))
+
+
+def open_split(  # noqa: PLR0913 - the options of `--on`, each with its name
+    source: str,
+    split: str | None = None,
+    *,
+    strict: bool = False,
+    seed: int = 0,
+    limit: int | None = None,
+    memory: Path | None = None,
+    progress: Progress = _silent,
+) -> tuple[str, Split, list[str]]:
+    """Open one split of a data set, whether it has the others or not: its pictures are all that is looked at.
+
+    Args:
+        source: One of `FORMS`.
+        split: "train", "val", "test" or "all"; None as in `cut_one`.
+        strict: Stop at a picture that is missing or has no caption, instead of leaving it out.
+        seed: Draws the split where the source names none; the seed of `scenes`.
+        limit: Keep at most so many pictures, the first ones.
+        memory: Folder in which facts about files are kept, so that the next time no picture is read.
+        progress: Told `(stage, done, total)`.
+
+    Returns:
+        What to call the data set, the split, and in words what was left out and what stands twice.
+    """
+    if split not in (None, ALL, *SPLITS):
+        raise ValueError(f"a split is {', '.join(SPLITS)} or {ALL}, got {split!r}")
+    if source == "scenes":
+        if split == ALL:
+            raise ValueError(f"scenes is evaluated split by split, got {ALL!r}; choose one of {', '.join(SPLITS)}")
+        splits, notes = _open_scenes(seed=seed, limit=limit)
+        return source, splits[split or "test"], notes
+    found = _read(source, memory=memory, progress=progress)
+    return found.name, *cut_one(found, split, strict=strict, seed=seed, limit=limit)
+
+
+def is_label_set(source: str, *, memory: Path | None = None) -> bool:
+    """Whether a source is pictures in `class/picture`, and not pictures with captions."""
+    path = Path(source).expanduser()
+    if source.startswith("scenes:"):
+        return True
+    if path.is_dir():
+        return not any(find.suffix.lower() in (".tar", *TABLES) for find in (*path.glob("*"), *path.glob("*/*")))
+    if path.is_file() and path.suffix.lower() == ".tar":
+        return all(member.sha256 for member in index_tar(path, memory=memory))
+    return False
 
 
 def _open_scenes(*, seed: int, limit: int | None) -> tuple[dict[str, Split], list[str]]:

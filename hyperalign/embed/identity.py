@@ -267,6 +267,8 @@ def _row_width(spec: EncoderSpec) -> int:
 
 def _version(loader: str) -> str:
     """Version of the library whose defaults an encoder may follow, read without importing it."""
+    if loader == "open-clip":
+        return metadata.version("open_clip_torch")
     return metadata.version(loader) if loader in ("timm", "sentence-transformers") else ""
 
 

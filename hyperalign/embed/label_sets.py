@@ -22,7 +22,7 @@ from hyperalign.embed.splits import digest_of
 from hyperalign.embed.tables import TABLES, find_pictures, parquet_rows, rows_of
 from hyperalign.embed.tars import index_tar, stored
 
-__all__ = ["TEMPLATES", "LabelSet", "open_label_set", "scene_labels"]
+__all__ = ["TEMPLATES", "LabelSet", "fill_templates", "open_label_set", "read_words", "scene_labels"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -58,8 +58,8 @@ class LabelSet:
     group_names: tuple[str, ...] = ()
 
     def prompts(self) -> list[str]:
-        """Fill every template with every class: class 0 with all templates, then class 1, and so on."""
-        return _prompts(self.class_names, self.templates)
+        """Fill every template with every class."""
+        return fill_templates(self.class_names, self.templates)
 
 
 def _silent(stage: str, done: int, total: int) -> None:
@@ -103,7 +103,8 @@ def scene_labels(name: str, *, seed: int) -> LabelSet:
     )
 
 
-def _prompts(class_names: Sequence[str], templates: Sequence[str]) -> list[str]:
+def fill_templates(class_names: Sequence[str], templates: Sequence[str]) -> list[str]:
+    """Prompts: class 0 with all templates, then class 1, and so on."""
     return [template.replace("{}", name) for name in class_names for template in templates]
 
 
@@ -139,7 +140,7 @@ def _label_set(
         ),
         labels=labels[order],
         image_digest=digest_of([digests[index] for index in order]),
-        text_digest=digest_of(_prompts(class_names, templates)),
+        text_digest=digest_of(fill_templates(class_names, templates)),
         groups=groups,
         group_names=group_names,
     )
@@ -203,12 +204,24 @@ def _groups(name: str, image_ids: Sequence[str], given: Any) -> tuple[NDArray[np
     return np.array([names.index(given[picture]) for picture in image_ids], dtype=np.int64), names
 
 
+def read_words(file: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Class names and templates from the JSON file of a label set, whether its pictures are there or not."""
+    words = _read_json(file)
+    given = words.get("classes")
+    names = list(given.values()) if isinstance(given, dict) else given
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{file} must give `classes`, a list of names or folder -> name; add it")
+    return tuple(map(clean, names)), _templates(file.stem, words.get("templates"))
+
+
 def _words(path: Path) -> dict[str, Any]:
     """Read the JSON file beside a label set, if there is one."""
     stem = path.stem if path.is_file() else path.resolve().name
     file = path.resolve().parent / f"{stem}.json"
-    if not file.is_file():
-        return {}
+    return _read_json(file) if file.is_file() else {}
+
+
+def _read_json(file: Path) -> dict[str, Any]:
     try:
         words = json.loads(file.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:

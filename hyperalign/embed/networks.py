@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from hyperalign.embed.clips import build_clip_pictures
 from hyperalign.embed.zoo import EncoderSpec
 
 Shapes = dict[str, tuple[int, ...]]
@@ -59,11 +60,15 @@ def build_network(spec: EncoderSpec, *, weights: bool = True) -> PictureNetwork:
     """Build the network of an image encoder, frozen and in evaluation mode.
 
     Args:
-        spec: Of loader "timm" or "python".
-        weights: Whether timm's network gets its weights. Without them it lies on the meta device: it has
+        spec: Of loader "timm", "open-clip" or "python".
+        weights: Whether a network of a library gets its weights. Without them it lies on the meta device: it has
             shapes and costs nothing. A factory always loads its own.
     """
-    network = _build_timm(spec, weights=weights) if spec.loader == "timm" else _build_factory(spec)
+    if spec.loader == "open-clip":
+        module, own = build_clip_pictures(spec, weights=weights)
+        network = PictureNetwork(module, PictureInput(**own))
+    else:
+        network = _build_timm(spec, weights=weights) if spec.loader == "timm" else _build_factory(spec)
     network.module.eval().requires_grad_(False)
     return network
 

@@ -22,12 +22,18 @@ def build_sentence_encoder(spec: EncoderSpec, *, offline: bool = False) -> Any:
     """The `SentenceTransformer` of a text encoder on the CPU, frozen, in float32 and evaluation mode.
 
     Args:
-        spec: Of loader "sentence-transformers".
+        spec: Of loader "sentence-transformers" or "open-clip".
         offline: Whether a hub name may only be found in the local cache.
     """
     library = _import_library()
     if "trust_remote_code" in json.dumps(dict(spec.kwargs), default=str):
         raise ValueError(f"encoder {spec.name!r}: code from a checkpoint is never run; leave trust_remote_code out")
+    if spec.loader == "open-clip":
+        from hyperalign.embed.clip_captions import ClipCaptions
+
+        model = library.SentenceTransformer(modules=[ClipCaptions(spec)], device="cpu")
+        model.float().eval().requires_grad_(False)
+        return model
     folder = spec.local_checkpoint()
     if folder is not None and not folder.is_dir():
         raise FileNotFoundError(

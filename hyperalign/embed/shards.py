@@ -142,7 +142,7 @@ def write_part(  # noqa: PLR0913 - a shard and what its record says
     bad: Sequence[tuple[int, str]],
     *,
     stem: str = "part",
-    items: Sequence[int] | None = None,
+    items: Sequence[Any] | None = None,
 ) -> Part:
     """Store `rows` as shard `index` of `folder`; when this returns, they survive a power cut.
 
@@ -153,7 +153,7 @@ def write_part(  # noqa: PLR0913 - a shard and what its record says
         rows: (n, D)
         bad: Rows that could not be computed, with the reason.
         stem: Of the file's name.
-        items: Which items the rows belong to, where they do not follow each other.
+        items: What the rows belong to, one JSON value a row, where they do not follow each other.
     """
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, np.ascontiguousarray(rows), allow_pickle=False)

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from hyperalign.embed.pictures import Chosen, Pictures, choose
 from hyperalign.embed.samples import SPLITS, Sample, Source, clean
 
-__all__ = ["Split", "Survivors", "cut", "digest_of", "shared_captions", "surviving", "take"]
+__all__ = ["ALL", "Split", "Survivors", "cut", "cut_one", "digest_of", "shared_captions", "surviving", "take"]
+
+ALL: Final = "all"  # pictures of every split, or of none
 
 _HASHED: Final = (("train", 0.8), ("val", 0.9), ("test", 1.0))  # upper ends
 
@@ -125,6 +127,34 @@ def cut(source: Source, *, strict: bool, seed: int, limit: int | None) -> tuple[
         digests[name] = source.digests(chosen)
         splits[name] = _split(name, chosen, source, samples, digests[name])
     return splits, [*notes, *shared_captions(splits), *_shared_pictures(splits, digests)]
+
+
+def cut_one(
+    source: Source, split: str | None, *, strict: bool, seed: int, limit: int | None
+) -> tuple[Split, list[str]]:
+    """Take one split of a source, whether it has the others or not.
+
+    Args:
+        source: What a reader found.
+        split: "train", "val" or "test"; drawn by hash where the source names no splits. None is test where the source
+            names splits, and all pictures where it names none, called "all".
+        strict: Stop at a picture that is missing or has no caption, instead of leaving it out.
+        seed: Seeds the hash.
+        limit: Keep at most so many pictures, the first ones.
+
+    Returns:
+        The split, and in words what was left out and what stands twice.
+    """
+    samples, notes = _usable(source, strict=strict)
+    declared = any(sample.split is not None for sample in samples.values())
+    name = split or ("test" if declared else ALL)
+    homes = dict.fromkeys(samples, ALL) if name == ALL else _homes(source.name, samples, seed)
+    chosen = [index for index in samples if homes[index] == name][:limit]
+    if not chosen:
+        there = ", ".join(f"{one} {count:,}" for one, count in Counter(homes.values()).items())
+        raise ValueError(f"{source.name} has no {name} pictures (there are: {there}); choose another --split, or all")
+    found = _split(name, chosen, source, samples, source.digests(chosen))
+    return found, [*notes, *shared_captions({name: found})]
 
 
 def _usable(source: Source, *, strict: bool) -> tuple[dict[int, Sample], list[str]]:

@@ -20,9 +20,11 @@ __all__ = [
     "TABLES",
     "find_captions",
     "find_columns",
+    "find_picture_column",
     "find_pictures",
     "listed",
     "parquet_rows",
+    "plain_rows",
     "read_tables",
     "rows_of",
     "separator",
@@ -89,6 +91,24 @@ def separator(path: Path) -> str:
         return "\t"
     with path.open(encoding="utf-8-sig", newline="") as file:
         return _delimiter(file.readline())
+
+
+def plain_rows(path: Path) -> Iterator[Row]:
+    """Read a table with any columns as numbered rows."""
+    if path.suffix.lower() not in TABLES:
+        raise ValueError(f"{path} must be a table, {', '.join(TABLES)}")
+    return parquet_rows(path, list) if path.suffix.lower() == ".parquet" else rows_of(path)
+
+
+def find_picture_column(names: Sequence[str], path: object) -> str:
+    """Guess which column holds the picture."""
+    found = find_pictures(names)
+    if found is None:
+        raise ValueError(
+            f"{path} has no column of pictures: its columns are {', '.join(map(repr, names)) or 'none'}; "
+            f"call it one of {', '.join(_IMAGE_NAMES)}"
+        )
+    return found
 
 
 def find_columns(names: Sequence[str], path: object) -> tuple[str, str, str | None]:

@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 Modality = Literal["image", "text"]
-Loader = Literal["timm", "sentence-transformers", "python", "rows"]
+Loader = Literal["timm", "sentence-transformers", "open-clip", "python", "rows"]
 
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 _COMMON = {"name", "modality", "loader", "revision", "embed_dim", "n_params", "gflops", "license"}
@@ -42,18 +42,21 @@ _PICTURE = {"input_size", "mean", "std", "interpolation", "crop_pct"}
 _KEYS: dict[str, set[str]] = {
     "timm": _COMMON | _PICTURE | {"architecture", "checkpoint", "kwargs", "pooling", "truncate_dim"},
     "sentence-transformers": _COMMON | {"architecture", "checkpoint", "kwargs", "pooling", "prompt", "truncate_dim"},
+    "open-clip": _COMMON | {"architecture", "checkpoint"},
     "python": _COMMON | _PICTURE | {"factory", "kwargs", "truncate_dim"},
     "rows": _COMMON | {"checkpoint"},
 }
 _NEEDS: dict[str, tuple[str, ...]] = {
     "timm": ("architecture",),
     "sentence-transformers": (),
+    "open-clip": ("architecture", "checkpoint"),
     "python": ("factory", "input_size", "mean", "std"),
     "rows": ("checkpoint", "n_params"),
 }
 _SIDES: dict[str, tuple[str, ...]] = {
     "timm": ("image",),
     "sentence-transformers": ("text",),
+    "open-clip": ("image", "text"),
     "python": ("image",),
     "rows": ("image", "text"),
 }
@@ -69,7 +72,8 @@ class EncoderSpec:
         name: Unique in the zoo; used in tables and file names.
         modality: What it embeds.
         loader: Which library builds it; "rows" are ready embeddings in a .npy file.
-        architecture: timm name (its tag names the weights on the hub), or the hub name of a sentence-transformer.
+        architecture: timm name (its tag names the weights on the hub), the hub name of a sentence-transformer, or an
+            open_clip name.
         checkpoint: Local weights, a file or a folder, relative to `folder`; for "rows" with `{split}` in it.
         revision: Commit of hub weights.
         factory: "file.py:function" relative to `folder`; the function returns an `nn.Module`, pictures → (B, D).

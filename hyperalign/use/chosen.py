@@ -10,6 +10,7 @@ import pandas as pd
 
 from hyperalign.embed.identity import identity, pin
 from hyperalign.embed.zoo import EncoderSpec, find_encoder, load_zoos
+from hyperalign.record import CEILING
 from hyperalign.run import Run, load_run, load_tensors, read_log
 from hyperalign.use.joint import Joint, joint_of
 
@@ -78,7 +79,9 @@ def choose_pair(
 def _rows_of(run: Run, method: str | None) -> pd.DataFrame:
     """Rows of one method, one of its sides and seeds, by position."""
     board, wanted = run.leaderboard, method or run.result["method"]
-    known = list(dict.fromkeys(board["method"]))
+    if wanted == CEILING:
+        raise ValueError(f"the ceiling is no pair of {run.path}: its encoders were joined by their makers; use these")
+    known = [name for name in dict.fromkeys(board["method"]) if name != CEILING]
     if wanted not in known:
         raise KeyError(f"{run.path} has no method {wanted!r}; it has {', '.join(known)}")
     rows = board[board["method"] == wanted].sort_values(["position", "seed"], kind="stable")
