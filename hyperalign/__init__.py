@@ -72,12 +72,25 @@ The map, in the order in which data meets the modules; a line of code may import
     ladder     who is worth embedding further, in pure numbers
     promote    samples embedded for everyone, everything for those who could win
     board      methods on the test items: the leaderboard
+    config     words and TOML files become configurations
     request    what a search is asked for
     forecast   what each method will cost, from shapes alone
     account    what a run says of itself
     search     the pipeline
     adopt      one more encoder for a finished run
     plan       what a search would cost, before anything is computed
+    study      Optuna over the settings of a training and over pairs
+        asked           what varies, what is scored, who proposes, when it ends
+        space           fields of a training with ranges and choices
+        samplers        who proposes, and who ends trials early
+        storage         where a study is kept, and what is refused there
+        seats           trials that wait; those of workers that are gone given back
+        task            what a trial does
+        tuning          trials that are trainings
+        pairs           trials that are pairs of encoders
+        work            trials done, by one process or several
+        outcome         what came of a study, and what repeats its best trial
+        conduct         a study from its first word to its record
     bench      figures that a sceptic can make again
         sheet           what a measurement gives
         opened          what was asked for as rows
@@ -110,10 +123,10 @@ The map, in the order in which data meets the modules; a line of code may import
         page            a run as one HTML file
         planned         a plan in the terminal
         benched         a measurement in the terminal
+        studied         a study in the terminal
         drawn           score against FLOPs as a figure
         lists           encoders, cache entries, facts
         progress        bars on a terminal, plain lines elsewhere
-    config     words and TOML files become configurations
     doctor     what is installed and what is wrong with it
     cli        words in, one library call, words out
         manners         what is said where, and what a mistake looks like
@@ -122,6 +135,7 @@ The map, in the order in which data meets the modules; a line of code may import
         stores          zoo and cache commands
         searching       search, embed, rerun, report
         benching        bench
+        studying        study
 """
 
 __version__ = "0.1.0"

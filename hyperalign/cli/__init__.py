@@ -3,6 +3,7 @@
     manners    what is said where, and what a user's mistake looks like
     options    the options that commands share, and configuration files
     searching  search, rerun, embed, report
+    studying   study
     benching   bench
     stores     zoo list|show|check|build, cache ls|verify|prune|rm
 
@@ -16,7 +17,7 @@ from typing import Annotated
 
 import typer
 
-from hyperalign.cli import benching, searching, stores
+from hyperalign.cli import benching, searching, stores, studying
 from hyperalign.cli.manners import Polite, print_json, show_progress, stdout
 from hyperalign.cli.options import CacheDir, Config, Json
 
@@ -27,6 +28,7 @@ app.command("search")(searching.search)
 app.command("embed")(searching.embed)
 app.command("rerun")(searching.rerun)
 app.command("report")(searching.report)
+app.command("study")(studying.study)
 app.command("bench")(benching.bench)
 app.add_typer(stores.zoo_app, name="zoo")
 app.add_typer(stores.cache_app, name="cache")

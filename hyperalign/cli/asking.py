@@ -12,6 +12,8 @@ __all__ = ["NOT_CONFIG", "configured", "from_record", "given"]
 
 NOT_CONFIG = {  # options that say how, not what
     *("cache_dir", "out", "config", "resume", "add", "run", "json", "dry_run", "seeds", "grid"),
+    *("over", "trials", "objective", "sampler", "pruner", "looks", "space", "patience", "target", "timeout", "jobs"),
+    *("storage", "name", "best"),
     *("poster", "curve", "sweep", "collapse", "intervals", "adoption", "promotion"),
 }
 
@@ -30,13 +32,7 @@ def given(ctx: typer.Context) -> dict[str, Any]:
 
 
 def from_record(record: Mapping[str, Any]) -> "SearchConfig":
-    """The configuration, its tables of training fields looked at too: a slip in them is one sentence as well."""
-    from hyperalign.align.canonical import CanonicalConfig
-    from hyperalign.align.train import TrainConfig
-    from hyperalign.config import build, convert
-    from hyperalign.search import SearchConfig
+    """The configuration of a record; what is heavy is imported here."""
+    from hyperalign.request import from_record
 
-    tables: dict[str, type[Any]] = dict.fromkeys(("train", "baseline", "baseline_both"), TrainConfig)
-    tables["canonical"] = CanonicalConfig
-    values = {name: convert(cls, record[name], where=f"{name}.") for name, cls in tables.items() if name in record}
-    return build(SearchConfig, {**record, **values})
+    return from_record(record)
