@@ -83,8 +83,8 @@ The map, in the order in which data meets the modules; a line of code may import
         asked           what varies, what is scored, who proposes, when it ends
         space           fields of a training with ranges and choices
         samplers        who proposes, and who ends trials early
-        storage         where a study is kept, and what is refused there
         seats           trials that wait; those of workers that are gone given back
+        storage         where a study is kept, and what is refused there
         task            what a trial does
         tuning          trials that are trainings
         pairs           trials that are pairs of encoders

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from hyperalign.request import SearchConfig
     from hyperalign.study.asked import StudyConfig
 
-__all__ = ["study"]
+__all__ = ["parse_seconds", "study"]
 
 _ENDS = ("trials", "patience", "target")
 _WHEN = "When it ends"

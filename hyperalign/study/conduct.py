@@ -43,7 +43,7 @@ from hyperalign.study.task import Task
 from hyperalign.study.tuning import knobs_of, training_task
 from hyperalign.study.work import STOP, Bench, Callback, give_up_if_all_fail, reason_to_stop, together, work
 
-__all__ = ["Place", "begin", "best_commands", "find_study", "go_on", "hint", "read_study"]
+__all__ = ["Opened", "Place", "begin", "best_commands", "find_study", "go_on", "hint", "read_study"]
 
 Progress = Callable[[str, int, int], None]
 Say = Callable[[str], None]
@@ -122,8 +122,8 @@ def begin(
         raise ValueError(f"{folder} has a study already; go on with `hyperalign study --resume {folder}`")
     new = folder is None
     folder = folder or create_folder(place.out, label=f"study-{Path(config.data).stem or config.data}")
-    url = settle_storage(place.storage, folder, jobs=place.jobs)
     try:
+        url = settle_storage(place.storage, folder, jobs=place.jobs)
         with quiet():
             study = create_study(
                 open_storage(url, folder),
@@ -353,8 +353,13 @@ def _mark(asked: StudyConfig, config: SearchConfig, inputs: str) -> dict[str, An
     }
     if asked.over == "training":
         what["space"] = {knob.name: str(knob) for knob in knobs_of(asked, config)}
-    plain: dict[str, Any] = json.loads(to_json(what))
-    return plain
+    return {name: _short(value) for name, value in what.items()}
+
+
+def _short(value: Any) -> Any:
+    """A plain value; one that fills a page as a digest."""
+    text = to_json(value)
+    return json.loads(text) if len(text) <= 60 else hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _set_front(study: optuna.Study, asked: StudyConfig, config: SearchConfig, folder: Path) -> None:

@@ -140,7 +140,8 @@ def trial_in_words(trial: FrozenTrial, best: Sequence[FrozenTrial]) -> str:
     if trial.state == TrialState.PRUNED:
         return f"{name} pruned: {setting}{took}"
     values = " at ".join(f"{value:.4g}" for value in trial.values)
-    last = f"; the best is {best[0].value:.4g} of trial {best[0].number}" if len(best) == 1 else ""
+    one = len(best) == 1 and len(trial.values) == 1
+    last = f"; the best is {best[0].value:.4g} of trial {best[0].number}" if one else ""
     return f"{name}: {setting}: {values}{took}{last}"
 
 

@@ -35,7 +35,7 @@ from hyperalign.study.samplers import FreshSampler, make_sampler
 from hyperalign.study.seats import is_gone
 from hyperalign.study.task import Outcome, Task, book
 
-__all__ = ["IMAGE", "TEXT", "excesses", "open_pairs", "pairs_task", "samples_of"]
+__all__ = ["IMAGE", "TEXT", "Pairs", "excesses", "open_pairs", "pairs_task", "samples_of"]
 
 IMAGE, TEXT = "image_encoder", "text_encoder"
 _PARTS = ("train", "val")  # a study looks at no test item

@@ -5,6 +5,7 @@ trial is done twice and none is left out. A seat whose worker is gone is given b
 holds a lock of the operating system as long as it lives, so that one killed is known at once.
 """
 
+import os
 import secrets
 import socket
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,10 +18,10 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from hyperalign.embed.locks import owned, owned_now
-from hyperalign.study.storage import GRACE
 
 __all__ = [
     "ERROR",
+    "GRACE",
     "SEAT",
     "WORKER",
     "at_work",
@@ -37,6 +38,7 @@ __all__ = [
 
 SEAT, WORKER, ERROR, TRIED = "seat", "worker", "error", "times tried before"
 MOST_TRIES = 3  # of a trial whose worker has gone each time: it may be what ends them, as by using up the memory
+GRACE = 90  # seconds that a worker seen by its heart alone may be silent
 _QUEUE = "queue"
 
 
@@ -97,7 +99,7 @@ def is_surplus(study: optuna.Study, trial: FrozenTrial) -> bool:
 @contextmanager
 def at_work(folder: Path) -> Iterator[str]:
     """The name of this worker, whose lock is held meanwhile."""
-    name = f"{socket.gethostname()}-{secrets.token_hex(4)}"
+    name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
     with owned_now(folder, name):
         yield name
     (folder / ".locks" / f"{name}.lock").unlink(missing_ok=True)

@@ -6,8 +6,9 @@ that was asked for something else is refused before anything is written.
 
 import os
 import sqlite3
+import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from hyperalign import __version__
 from hyperalign.embed.locks import owned
+from hyperalign.study.seats import GRACE, give_back
 
 __all__ = [
     "FORMAT",
@@ -35,7 +37,7 @@ __all__ = [
 FORMAT = 1  # of what a study's attributes and `study.json` say
 MARK = "hyperalign"
 _FIRST = b'{"op_code":'  # of a journal
-HEARTBEAT, GRACE = 20, 90  # seconds; of databases, where a worker's lock cannot be seen
+HEARTBEAT = 20  # seconds; of databases, where a worker's lock cannot be seen
 
 
 @contextmanager
@@ -90,7 +92,7 @@ def open_storage(url: str, folder: Path) -> optuna.storages.BaseStorage:
     options: dict[str, Any] = {"engine_kwargs": {"connect_args": {"timeout": 60}}} if local is not None else {}
     if local is None or local.parent.resolve() != folder.resolve():  # others may share it, whose locks are elsewhere
         options |= {"heartbeat_interval": HEARTBEAT, "grace_period": GRACE}
-        options["heartbeat_stale_trial_callback"] = _retry()
+        options["heartbeat_stale_trial_callback"] = give_back
     try:
         return RDBStorage(url, skip_table_creation=local is not None and local.is_file(), **options)
     except RuntimeError as error:
@@ -145,6 +147,10 @@ def load_study(storage: optuna.storages.BaseStorage, name: str) -> optuna.Study:
         study = optuna.load_study(study_name=name, storage=storage)
     except KeyError:
         raise ValueError(f"the storage holds no study {name!r}; begin one, without --resume") from None
+    for _ in range(20):  # another machine may be about to mark it
+        if MARK in study.user_attrs:
+            break
+        time.sleep(0.1)
     check_mark(study.user_attrs.get(MARK), f"the study {name!r}")
     return study
 
@@ -173,13 +179,6 @@ def shown(url: str) -> str:
 def dashboard_words(url: str) -> str:
     """The command that shows a study in a browser."""
     return f"optuna-dashboard {shown(url).removeprefix('journal:')}"
-
-
-def _retry() -> Callable[[Any, Any], None]:
-    """What to do with a trial whose worker's heart has stopped; `seats` says it for workers seen from here."""
-    from hyperalign.study.seats import give_back
-
-    return give_back
 
 
 def _file_of(url: str) -> Path | None:

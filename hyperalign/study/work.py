@@ -138,8 +138,9 @@ def together(serve: Callable[..., None], words: Mapping[str, Any], n_jobs: int, 
             wanted = watch()
             for process, pipe in [one for one in crew if not one[0].is_alive()]:
                 crew.remove((process, pipe))
-                if pipe.poll():
-                    raise ValueError(_received(pipe))
+                sentence = _last_words(pipe)
+                if sentence is not None:
+                    raise ValueError(sentence)
                 if process.exitcode and wanted:
                     start()
     finally:
@@ -150,11 +151,12 @@ def together(serve: Callable[..., None], words: Mapping[str, Any], n_jobs: int, 
     watch()
 
 
-def _received(pipe: Connection) -> str:
+def _last_words(pipe: Connection) -> str | None:
+    """Why a process could not go on; None where it was done, or killed."""
     try:
         return pipe.recv_bytes().decode()
     except EOFError:
-        return "a worker ended without a word"
+        return None
 
 
 def _serve(serve: Callable[..., None], words: Mapping[str, Any], pipe: Connection) -> None:
