@@ -89,6 +89,7 @@ The map, in the order in which data meets the modules; a line of code may import
         tuning          trials that are trainings
         pairs           trials that are pairs of encoders
         work            trials done, by one process or several
+        replay          trials over pairs whose scores are known
         outcome         what came of a study, and what repeats its best trial
         conduct         a study from its first word to its record
     bench      figures that a sceptic can make again
@@ -110,6 +111,7 @@ The map, in the order in which data meets the modules; a line of code may import
         poster          growing zoos, and classes of scale
         promotion       samples embedded first, against everything
         planted         a synthetic zoo whose best pairs are known
+        proposals       a study over pairs, against promotion
         devices         what a search would need on accelerators
         grid            a search over a synthetic grid of any size
         adoption        each encoder left out and adopted

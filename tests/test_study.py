@@ -168,6 +168,31 @@ def test_a_study_goes_on_with_more_trials_in_the_folder_it_is_in(world: Path, tm
     assert find_study(tmp_path, pid=0) is None
 
 
+def test_a_study_begins_with_the_best_trials_of_another(world: Path, tmp_path: Path) -> None:
+    folder = small_study(world, tmp_path, trials=4, config=small_config(world, seed=5))
+    best = read_study(folder)["trials"][read_study(folder)["best"][0]]["params"]
+    asked = StudyConfig(trials=3, space=SPACE)
+
+    found = begin(small_config(world), asked, place_in(world, tmp_path), warm=folder)
+    elsewhere = begin(small_config(world), StudyConfig(trials=2), place_in(world, tmp_path), warm=folder)
+
+    assert best in [trial["params"] for trial in read_study(found)["trials"][:2]]
+    assert all(set(trial["params"]) != set(best) for trial in read_study(elsewhere)["trials"])
+
+
+def test_a_study_of_a_run_lies_in_its_folder_and_leaves_the_run_as_it_was(world: Path, tmp_path: Path) -> None:
+    run = small_search(world, config=small_config(world), out=str(tmp_path / "runs"))
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.name != "log.jsonl"}
+
+    begin(small_config(world), StudyConfig(trials=1, space=SPACE), place_in(world, tmp_path), folder=run)
+
+    assert {path.name: path.read_bytes() for path in run.iterdir() if path.name in before} == before
+    assert load_run(run).result["status"] == "finished"
+    assert read_study(run)["n_trials"] == {"complete": 1}
+    with pytest.raises(ValueError, match="has a study already"):
+        begin(small_config(world), StudyConfig(), place_in(world, tmp_path), folder=run)
+
+
 def test_two_processes_share_a_study(world: Path, tmp_path: Path) -> None:
     asked = StudyConfig(trials=4, space=SPACE)
 

@@ -22,6 +22,7 @@ MEASURES = {
     "collapse": "thirty trainings that ought to go wrong",
     "intervals": "how often intervals hold the truth, and P(best)",
     "adoption": "each encoder left out and adopted",
+    "proposals": "TPE and GP over pairs, against the promoted grid",
     "promotion": "embedding samples first, against embedding everything",
 }
 

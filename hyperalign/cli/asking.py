@@ -13,8 +13,8 @@ __all__ = ["NOT_CONFIG", "configured", "from_record", "given"]
 NOT_CONFIG = {  # options that say how, not what
     *("cache_dir", "out", "config", "resume", "add", "run", "json", "dry_run", "seeds", "grid"),
     *("over", "trials", "objective", "sampler", "pruner", "looks", "space", "patience", "target", "timeout", "jobs"),
-    *("storage", "name", "best"),
-    *("poster", "curve", "sweep", "collapse", "intervals", "adoption", "promotion"),
+    *("storage", "name", "best", "warm_start"),
+    *("poster", "curve", "sweep", "collapse", "intervals", "adoption", "promotion", "proposals"),
 }
 
 

@@ -79,6 +79,9 @@ def study(  # noqa: PLR0913 – the signature is the list of options
         Path | None,
         typer.Option(metavar="RUN", help="Study the settings of a search, in its folder.", rich_help_panel=_WHERE),
     ] = None,
+    warm_start: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Try the best trials of another study first.")
+    ] = None,
     best: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Print the command that repeats a study's best trial.")
     ] = None,
@@ -135,7 +138,7 @@ def study(  # noqa: PLR0913 – the signature is the list of options
             folder = go_on(resume, place, _ends_alone(ctx))
         else:
             wanted = configured(ctx) if run is None else _of_run(ctx, run)
-            folder = begin(wanted, _asked(ctx, space), place, folder=run)
+            folder = begin(wanted, _asked(ctx, space), place, folder=run, warm=warm_start)
     _print_study(folder, json=json)
 
 

@@ -21,7 +21,7 @@ from hyperalign.config import build
 from hyperalign.machine import find_commits, find_hardware, find_versions
 from hyperalign.record import to_json
 from hyperalign.request import SearchConfig, from_record
-from hyperalign.run import create_folder, log_event, write_whole
+from hyperalign.run import create_folder, log_event, read_log, write_whole
 from hyperalign.search import ask, digest_inputs, prepare_rows
 from hyperalign.study.asked import StudyConfig
 from hyperalign.study.outcome import best_trials, describe, metric_names, trial_in_words, write_best
@@ -48,6 +48,7 @@ __all__ = ["Opened", "Place", "begin", "best_commands", "find_study", "go_on", "
 Progress = Callable[[str, int, int], None]
 Say = Callable[[str], None]
 RECORD = "study.json"
+_WARM = 5  # best trials of another study
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +100,7 @@ def begin(
     place: Place,
     *,
     folder: Path | None = None,
+    warm: Path | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> Path:
     """Begin a study and do its trials, or join one of the same name that was asked for the same.
@@ -108,6 +110,7 @@ def begin(
         asked: What varies and what is scored.
         place: Where and how.
         folder: Of a finished run, to study its settings there; None for a new one.
+        warm: Folder of a finished study, whose best trials are tried first, as far as they are in this one's space.
         callbacks: Called with the study and each trial that finishes; `study.stop()` ends the study. One process.
 
     Returns:
@@ -118,6 +121,8 @@ def begin(
     opened = _open(asked, config, place.cache_dir, place.progress)
     for sentence in opened.counts:
         place.say(sentence)
+    if warm is not None:
+        opened = opened._replace(task=_warmed(opened.task, warm, place.say))
     if folder is not None and (folder / RECORD).exists():
         raise ValueError(f"{folder} has a study already; go on with `hyperalign study --resume {folder}`")
     new = folder is None
@@ -210,8 +215,8 @@ def read_study(folder: Path) -> dict[str, Any]:
 def find_study(out: Path, *, pid: int) -> Path | None:
     """The newest study under `out` that process `pid` has begun, or gone on with, and not finished."""
     for path in sorted(out.glob(f"*/{RECORD}"), key=lambda path: path.stat().st_mtime, reverse=True):
-        log = path.with_name("log.jsonl")
-        if log.is_file() and f'"pid": {pid}' in log.read_text() and read_study(path.parent)["status"] != "finished":
+        begun = any(line.get("pid") == pid for line in read_log(path.parent))
+        if begun and json.loads(path.read_text(encoding="utf-8")).get("status") != "finished":
             return path.parent
     return None
 
@@ -255,7 +260,7 @@ def _conduct(  # noqa: PLR0913 - a study, and how it is done
                 work(bench, opened.task, [*callbacks, teller.after])
             else:
                 words = {"folder": str(folder), "cache_dir": str(place.cache_dir), "url": url, "deadline": deadline}
-                together(_serve, words, place.jobs, teller.tell)
+                together(_serve, words, place.jobs, teller.watch)
         finally:
             with without_others(folder):
                 give_back_lost(study, folder, local=bench.local)
@@ -263,6 +268,16 @@ def _conduct(  # noqa: PLR0913 - a study, and how it is done
             teller.tell()
             teller.keep(ended=True)
     return folder
+
+
+def _warmed(task: Task, warm: Path, say: Say) -> Task:
+    """A task that begins with the best trials of another study, behind today's defaults."""
+    record = read_study(warm)
+    done = [trial for trial in record.get("trials", []) if trial["values"]]
+    best = sorted(done, key=lambda trial: (trial["number"] not in record["best"], -trial["values"][0]))[:_WARM]
+    fitting = [trial["params"] for trial in best if task.fits(trial["params"])]
+    say(f"{len(fitting)} of the {len(best)} best trials of {warm} are in this study's space and are tried first")
+    return task._replace(first=[*task.first, *(one for one in fitting if one not in task.first)])
 
 
 def _serve(*, folder: str, cache_dir: str, url: str, deadline: float | None) -> None:
@@ -293,8 +308,14 @@ class _Teller:
         """What Optuna calls behind each trial of this process."""
         self.tell()
 
-    def tell(self) -> bool:
-        """Say what has finished since the last time; whether there is anything left to do."""
+    def watch(self) -> bool:
+        """Say what has finished; whether there is anything left to do."""
+        self.tell()
+        give_up_if_all_fail(self.bench.study)
+        return bool(waiting(self.bench.study)) and reason_to_stop(self.bench) is None
+
+    def tell(self) -> None:
+        """Say what has finished since the last time."""
         study = self.bench.study
         done = finished(study)
         new = [trial for trial in done if trial.number not in self.told]
@@ -304,8 +325,6 @@ class _Teller:
         if new:
             self.place.progress("trials", len(self.told), self.n_trials)
             self.keep(ended=False)
-        give_up_if_all_fail(study)
-        return bool(waiting(study)) and reason_to_stop(self.bench) is None
 
     def keep(self, *, ended: bool) -> None:
         """Write the record."""

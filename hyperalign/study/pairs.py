@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+from numpy.typing import NDArray
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 
@@ -35,7 +36,7 @@ from hyperalign.study.samplers import FreshSampler, make_sampler
 from hyperalign.study.seats import is_gone
 from hyperalign.study.task import Outcome, Task, book
 
-__all__ = ["IMAGE", "TEXT", "Pairs", "excesses", "open_pairs", "pairs_task", "samples_of"]
+__all__ = ["IMAGE", "TEXT", "Pairs", "draw_trial_samples", "excesses", "open_pairs", "pairs_task", "untried"]
 
 IMAGE, TEXT = "image_encoder", "text_encoder"
 _PARTS = ("train", "val")  # a study looks at no test item
@@ -77,7 +78,8 @@ def open_pairs(asked: StudyConfig, config: SearchConfig, *, cache_dir: Path, pro
     limits = replace(config.limits, latency_ms=None)
     candidates = find_candidates(config.zoo, limits, cache_dir=cache_dir, progress=progress)
     dataset, _ = open_asked_data(config, cache_dir, progress)
-    samples = None if asked.pruning == "none" else samples_of(dataset, config.seed)
+    owners = [dataset.splits[name].owner for name in _PARTS]
+    samples = None if asked.pruning == "none" else draw_trial_samples(*owners, seed=config.seed)
     return Pairs(
         asked=asked,
         config=config,
@@ -89,9 +91,14 @@ def open_pairs(asked: StudyConfig, config: SearchConfig, *, cache_dir: Path, pro
     )
 
 
-def samples_of(dataset: Dataset, seed: int) -> Samples:
-    """The pictures that trials embed before they embed all."""
-    train, val = (dataset.splits[name].owner for name in _PARTS)
+def draw_trial_samples(train: NDArray[np.int64], val: NDArray[np.int64], *, seed: int) -> Samples:
+    """The pictures that trials embed before they embed all.
+
+    Args:
+        train: (n_captions,) owner of each training caption.
+        val: The same for validation.
+        seed: Of their order.
+    """
     return draw_samples(train, val, seed=seed, config=_SAMPLES)
 
 
@@ -106,6 +113,7 @@ def pairs_task(found: Pairs) -> Task:
         choose=partial(_choose, space),
         judge=partial(_judge, found),
         sampler=partial(_sampler, found, space, names),
+        fits=lambda params: (params.get(IMAGE), params.get(TEXT)) in names,
         n_possible=len(names),
     )
 
@@ -150,10 +158,10 @@ def _sampler(
     found: Pairs, space: Mapping[str, CategoricalDistribution], names: Sequence[tuple[str, str]], seat: int
 ) -> FreshSampler:
     base = make_sampler(found.asked, found.config.seed, seat, deterministic=True)
-    return FreshSampler(base, space, partial(_free, names), found.config.seed + seat)
+    return FreshSampler(base, space, partial(untried, names), found.config.seed + seat)
 
 
-def _free(names: Sequence[tuple[str, str]], study: optuna.Study, number: int) -> set[tuple[Any, ...]]:
+def untried(names: Sequence[tuple[str, str]], study: optuna.Study, number: int) -> set[tuple[Any, ...]]:
     """The pairs that no other trial has had, has, or waits with."""
     taken = set[tuple[Any, ...]]()
     for trial in study.get_trials(deepcopy=False):

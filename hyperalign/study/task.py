@@ -27,12 +27,15 @@ class Task(NamedTuple):
         choose: Gives a trial its parameters, one process at a time; None where there is nothing left to try.
         judge: Tries them. It notes what it finds as attributes of the trial.
         sampler: Who proposes, for the seat of a number.
+        fits: Whether parameters of another study are of this one's space.
         first: Parameters that are tried first.
+        n_possible: Combinations that there are, where none is tried twice; None where trials may be alike.
     """
 
     choose: Callable[[optuna.Trial], Mapping[str, Any]]
     judge: Callable[[optuna.Trial, Mapping[str, Any]], Outcome]
     sampler: Callable[[int], optuna.samplers.BaseSampler]
+    fits: Callable[[Mapping[str, Any]], bool] = lambda params: False
     first: Sequence[Mapping[str, Any]] = ()
     n_possible: int | None = None
 

@@ -54,6 +54,7 @@ def training_task(
         progress: Told `(stage, done, total)`.
     """
     found, knobs = tuned(config), knobs_of(asked, config)
+    names = {knob.name: knob for knob in knobs}
     shared = Workbench(
         prepared,
         candidates.pair_indices(),
@@ -68,6 +69,7 @@ def training_task(
         choose=lambda trial: {knob.name: _suggest(trial, knob) for knob in knobs},
         judge=partial(_judge, asked, found, shared, candidates),
         sampler=partial(make_sampler, asked, config.seed),
+        fits=lambda params: {*params} == {*names} and all(names[name].holds(params[name]) for name in params),
         first=[defaults(knobs, found.base)],
     )
 
