@@ -253,7 +253,7 @@ def _conduct(  # noqa: PLR0913 - a study, and how it is done
     teller = _Teller(bench, opened.n_trials, place)
     with quiet():
         with without_others(folder):
-            give_back_lost(study, folder, local=bench.local)
+            give_back_lost(study, folder, local=bench.local, suspect=False)
             put_seats(study, opened.n_trials, opened.task.first)
         try:
             if place.jobs == 1:
@@ -263,7 +263,7 @@ def _conduct(  # noqa: PLR0913 - a study, and how it is done
                 together(_serve, words, place.jobs, teller.watch)
         finally:
             with without_others(folder):
-                give_back_lost(study, folder, local=bench.local)
+                give_back_lost(study, folder, local=bench.local, suspect=False)
                 put_seats(study, opened.n_trials)
             teller.tell()
             teller.keep(ended=True)

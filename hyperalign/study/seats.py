@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 SEAT, WORKER, ERROR, TRIED = "seat", "worker", "error", "times tried before"
-MOST_TRIES = 3  # of a trial whose worker has gone each time: it may be what ends them, as by using up the memory
+MOST_TRIES = 5  # of a trial whose worker has died while others lived: it may be what kills them, by its memory
 GRACE = 90  # seconds that a worker seen by its heart alone may be silent
 _QUEUE = "queue"
 
@@ -62,7 +62,7 @@ def put_seats(study: optuna.Study, n_trials: int, first: Sequence[Mapping[str, A
         if seat in held:
             continue
         if seat in lost:
-            give_back(study, lost[seat])
+            give_back(study, lost[seat], suspect=False)
         else:
             study.enqueue_trial(dict(first[seat]) if seat < len(first) else {}, user_attrs={SEAT: seat})
 
@@ -112,13 +112,14 @@ def without_others(folder: Path) -> Iterator[None]:
         yield
 
 
-def give_back_lost(study: optuna.Study, folder: Path, *, local: bool) -> int:
+def give_back_lost(study: optuna.Study, folder: Path, *, local: bool, suspect: bool = True) -> int:
     """Give back the seats of workers that have gone; call it `without_others`.
 
     Args:
         study: The study.
         folder: Where the locks of its workers lie.
         local: Whether no other folder shares the study.
+        suspect: Whether it may be the trials that have ended them; not where somebody has stopped everything.
 
     Returns:
         How many.
@@ -130,14 +131,14 @@ def give_back_lost(study: optuna.Study, folder: Path, *, local: bool) -> int:
                 study.tell(trial.number, state=TrialState.FAIL)
             except (ValueError, RuntimeError):  # another one was faster
                 continue
-            give_back(study, trial)
+            give_back(study, trial, suspect=suspect)
             lost += 1
     return lost
 
 
-def give_back(study: optuna.Study, trial: FrozenTrial) -> None:
+def give_back(study: optuna.Study, trial: FrozenTrial, *, suspect: bool = True) -> None:
     """Let the parameters of a trial whose worker has gone wait again, unless they have been tried too often."""
-    tries = trial.user_attrs.get(TRIED, 0) + 1
+    tries = trial.user_attrs.get(TRIED, 0) + int(suspect)
     attrs = {SEAT: trial.user_attrs.get(SEAT), TRIED: tries}
     if tries >= MOST_TRIES:
         text = f"its worker has gone {tries} times in the middle of it"
@@ -158,7 +159,10 @@ def _is_lost(trial: FrozenTrial, folder: Path, *, local: bool) -> bool:
     if worker is None:  # killed before it could say who it is; of a shared study it may be about to
         begun = trial.datetime_start
         return local or (begun is not None and datetime.now() - begun > timedelta(seconds=GRACE))
-    if not (folder / ".locks" / f"{worker}.lock").exists():
-        return local  # of a worker of another folder, whose heart is listened to
+    lock = folder / ".locks" / f"{worker}.lock"
+    if not lock.exists():
+        return local  # else of a worker of another folder, whose heart is listened to
     with owned_now(folder, worker) as ours:
+        if ours:
+            lock.unlink(missing_ok=True)
         return ours
