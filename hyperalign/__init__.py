@@ -78,6 +78,7 @@ The map, in the order in which data meets the modules; a line of code may import
     promote    samples embedded for everyone, everything for those who could win
     board      methods on the test items: the leaderboard
     ceiling    two encoders that were trained together, beside the pairs
+    config     words and TOML files become configurations
     request    what a search is asked for
     forecast   what each method will cost, from shapes alone
     account    what a run says of itself
@@ -110,6 +111,19 @@ The map, in the order in which data meets the modules; a line of code may import
         groups          groups of a label set's pictures
         evaluate        how good a model is on a set
         clip_benchmark  a pair inside CLIP_benchmark
+    study      Optuna over the settings of a training and over pairs
+        asked           what varies, what is scored, who proposes, when it ends
+        space           fields of a training with ranges and choices
+        samplers        who proposes, and who ends trials early
+        seats           trials that wait; those of workers that are gone given back
+        storage         where a study is kept, and what is refused there
+        task            what a trial does
+        tuning          trials that are trainings
+        pairs           trials that are pairs of encoders
+        work            trials done, by one process or several
+        replay          trials over pairs whose scores are known
+        outcome         what came of a study, and what repeats its best trial
+        conduct         a study from its first word to its record
     bench      figures that a sceptic can make again
         sheet           what a measurement gives
         opened          what was asked for as rows
@@ -129,12 +143,12 @@ The map, in the order in which data meets the modules; a line of code may import
         poster          growing zoos, and classes of scale
         promotion       samples embedded first, against everything
         planted         a synthetic zoo whose best pairs are known
+        proposals       a study over pairs, against promotion
         devices         what a search would need on accelerators
         grid            a search over a synthetic grid of any size
         adoption        each encoder left out and adopted
         index           Faiss indexes of many pictures, on one core
         measures        which measurements there are, and what is kept of one
-    config     words and TOML files become configurations
     hyperclip  a small image encoder fits its prompts
         normalisation   scales and biases: found, given from outside, folded in
         hypernetwork    text embeddings become changes of scales and biases
@@ -185,6 +199,7 @@ The map, in the order in which data meets the modules; a line of code may import
         adapted         an adaptation in the terminal
         papered         the paper's four tables in the terminal
         evaluated       scores of a model on sets, in the terminal
+        studied         a study in the terminal
         drawn           score against FLOPs as a figure
         lists           encoders, cache entries, facts
         filtered        what a filter dropped
@@ -203,6 +218,7 @@ The map, in the order in which data meets the modules; a line of code may import
         adapting        adapt, specialise
         filtering       filter
         exporting       export, import
+        studying        study
 """
 
 import importlib

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, Union, cast, get_arg
 from hyperalign.embed.zoo import Range, parse_dim, parse_range
 
 if TYPE_CHECKING:
-    from hyperalign.request import SearchConfig
+    pass
 
-__all__ = ["build", "convert", "from_record", "place_words", "read_words"]
+__all__ = ["build", "convert", "place_words", "read_words"]
 
 _C = TypeVar("_C")
 
@@ -107,18 +107,6 @@ def read_words(path: Path, known: Iterable[str], *, tables: Sequence[str] = ()) 
         if isinstance(value, dict) != (key in tables):
             raise ValueError(f"{path}: {key!r} must be {'a table' if key in tables else 'a single value'}")
     return words
-
-
-def from_record(record: Mapping[str, Any]) -> "SearchConfig":
-    """The configuration, its tables of training fields looked at too: a slip in them is one sentence as well."""
-    from hyperalign.align.canonical import CanonicalConfig
-    from hyperalign.align.train import TrainConfig
-    from hyperalign.request import SearchConfig
-
-    tables: dict[str, type[Any]] = dict.fromkeys(("train", "baseline", "baseline_both"), TrainConfig)
-    tables["canonical"] = CanonicalConfig
-    values = {name: convert(cls, record[name], where=f"{name}.") for name, cls in tables.items() if name in record}
-    return build(SearchConfig, {**record, **values})
 
 
 def build(cls: type[_C], record: Mapping[str, Any], *, base: _C | None = None, where: str = "") -> _C:

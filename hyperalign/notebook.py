@@ -15,8 +15,9 @@ from typing import Any
 import pandas as pd
 
 from hyperalign import pipeline
-from hyperalign.config import from_record, place_words
+from hyperalign.config import place_words
 from hyperalign.embed.frames import Frame, write_frame
+from hyperalign.request import from_record
 from hyperalign.run import Run, load_run
 from hyperalign.show.page import write_page
 from hyperalign.show.progress import on_stderr

@@ -45,6 +45,7 @@ __all__ = [
     "narrow",
     "promote",
     "promotion_record",
+    "sampled",
     "saved_in_words",
     "saved_share",
 ]
@@ -212,7 +213,7 @@ def promote(  # noqa: PLR0913 - a search, and how its samples are judged
         progress(name, 0, 1)
         start, chosen = time.perf_counter(), narrow(candidates, pairs)
         wanted = list(zip(splits, samples.pictures(items), strict=True))
-        own = [one for split, pictures in wanted for one in _sampled(jobs, chosen, split, pictures)]
+        own = [one for split, pictures in wanted for one in sampled(jobs, chosen, split, pictures)]
         entries, booked, _ = fill_cache(own, cache_dir=cache_dir, progress=progress, autocast=autocast)
         grids = [
             open_grid(chosen, take(split, pictures), entries, [], strict=strict, of=dataset.name)
@@ -321,7 +322,7 @@ def _price(spec: EncoderSpec) -> float:
     return 1e9 * (spec.gflops or 0.0)
 
 
-def _sampled(jobs: Sequence[Job], candidates: Candidates, split: Split, pictures: NDArray[np.int64]) -> list[Job]:
+def sampled(jobs: Sequence[Job], candidates: Candidates, split: Split, pictures: NDArray[np.int64]) -> list[Job]:
     """The jobs of some encoders on some pictures of a split, and on the captions of these."""
     captions = np.flatnonzero(np.isin(split.owner, pictures))
     chosen = {spec.name for spec in (*candidates.images, *candidates.texts)}

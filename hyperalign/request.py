@@ -9,10 +9,11 @@ from hyperalign.align.canonical import CanonicalConfig
 from hyperalign.align.residual import RESIDUAL
 from hyperalign.align.sliced import SLICED
 from hyperalign.align.train import TrainConfig
+from hyperalign.config import build, convert
 from hyperalign.embed.zoo import Limits
 from hyperalign.solve import Method, Recipe
 
-__all__ = ["METHODS", "SearchConfig"]
+__all__ = ["METHODS", "SearchConfig", "from_record"]
 
 METHODS = ("ape", "closed-form", "hypernet", "hypernet-sliced")
 _ANSWERS = ("hypernet", "hypernet-sliced", "closed-form", "ape")  # whose order is the answer: the first that is run
@@ -143,6 +144,14 @@ class SearchConfig:
         if "ape" in self.methods:
             return 0
         return int(self.zoo == ("embedded",)) if self.verify is None else self.verify
+
+
+def from_record(record: Mapping[str, Any]) -> SearchConfig:
+    """The configuration of a record, its tables of training fields looked at too: a slip in them is one sentence."""
+    tables: dict[str, type[Any]] = dict.fromkeys(("train", "baseline", "baseline_both"), TrainConfig)
+    tables["canonical"] = CanonicalConfig
+    values = {name: convert(cls, record[name], where=f"{name}.") for name, cls in tables.items() if name in record}
+    return build(SearchConfig, {**record, **values})
 
 
 def _training(given: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from hyperalign.record import LATE_COLUMNS, LEADERBOARD_COLUMNS, LEDGER_COLUMNS,
 __all__ = [
     "Run",
     "Stage",
+    "create_folder",
     "create_run",
     "drafted",
     "earlier_seconds",
@@ -97,13 +98,11 @@ def create_run(out: Path, *, label: str, configuration: Mapping[str, Any]) -> Pa
     Returns:
         `out/2026-03-01-142501-<label>`, with a number behind it where two runs start in one second.
     """
-    now = datetime.now().astimezone()
-    name = f"{now:%Y-%m-%d-%H%M%S}-{_slug(label)}"
-    run = _make_folder(out, name)
+    run = create_folder(out, label=label)
     result: Result = {
         "name": run.name,
         "status": "running",
-        "started": now.astimezone(UTC).isoformat(timespec="seconds"),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "configuration": dict(configuration),
         "versions": find_versions(),
         "hardware": find_hardware(),
@@ -112,6 +111,11 @@ def create_run(out: Path, *, label: str, configuration: Mapping[str, Any]) -> Pa
     write_result(run, result)
     log_event(run, "started", pid=os.getpid())
     return run
+
+
+def create_folder(out: Path, *, label: str) -> Path:
+    """Make an empty folder `out/2026-03-01-142501-<label>`, with a number behind it where there is one already."""
+    return _make_folder(out, f"{datetime.now().astimezone():%Y-%m-%d-%H%M%S}-{_slug(label)}")
 
 
 def resume_run(run: Path) -> Result:

@@ -138,18 +138,35 @@ class Workbench:
         task: str,
         progress: Progress,
         should_stop: Callable[[], bool],
+        looked: Callable[[float], None] = lambda score: None,
     ):
-        """Nothing is computed yet."""
+        """Nothing is computed yet.
+
+        Args:
+            prepared: Rows.
+            pairs: The pairs that count.
+            recipe: How each method is trained.
+            run: Where stages are kept.
+            task: "retrieval" or "zero-shot".
+            progress: Told `(stage, done, total)`.
+            should_stop: Asked before each step of a training; True ends it where it stands.
+            looked: Told the score of each look at validation while a training runs, in per cent.
+        """
+        self.looked = looked
         self.prepared, self.pairs, self.recipe = prepared, list(pairs), recipe
         self.run, self.task, self.progress, self.should_stop = run, task, progress, should_stop
         self.setup_seconds = 0.0
         self.watch_seconds = 0.0
         self.setup_owner: Method | None = None
         self._canonical: CanonicalGrid | None = None
+        self._source: Workbench | None = None
 
     @property
     def canonical(self) -> CanonicalGrid:
         """Canonical coordinates of the training rows."""
+        if self._canonical is None and self._source is not None:
+            self._canonical = self._source.canonical
+            self.setup_seconds = self._source.setup_seconds
         if self._canonical is None:
             start = time.perf_counter()
             self.progress("canonical coordinates", 0, 1)
@@ -166,9 +183,34 @@ class Workbench:
             start = time.perf_counter()
             score = mean_score(restrict(solution, pairs), grid)
             self.watch_seconds += time.perf_counter() - start
+            self.looked(score)
             return score
 
         return look
+
+    def under(
+        self, recipe: Recipe, *, run: Path, should_stop: Callable[[], bool], looked: Callable[[float], None]
+    ) -> "Workbench":
+        """The same rows under another recipe; canonical coordinates that are made alike are made once.
+
+        Args:
+            recipe: How each method is trained.
+            run: Where stages are kept, another folder than this one's.
+            should_stop: See above.
+            looked: See above.
+        """
+        other = Workbench(
+            self.prepared,
+            self.pairs,
+            recipe,
+            run=run,
+            task=self.task,
+            progress=self.progress,
+            should_stop=should_stop,
+            looked=looked,
+        )
+        other._source = self if recipe.canonical == self.recipe.canonical else None
+        return other
 
 
 class _Made(NamedTuple):

@@ -23,6 +23,7 @@ MEASURES = {
     "intervals": "how often intervals hold the truth, and P(best)",
     "adoption": "each encoder left out and adopted",
     "index": "indexes of many pictures: how fast a query is, and what it finds",
+    "proposals": "TPE and GP over pairs, against the promoted grid",
     "promotion": "embedding samples first, against embedding everything",
 }
 

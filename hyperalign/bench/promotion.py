@@ -18,7 +18,7 @@ from hyperalign.align.grid import Grid, PairIndex, Picked
 from hyperalign.bench.sheet import Asked, Sheet
 from hyperalign.candidates import Candidates
 from hyperalign.grids import Prepared, open_grids
-from hyperalign.ladder import Encoders, Items, Ladder, climb, encoders_of
+from hyperalign.ladder import Encoders, Items, Ladder, Prices, climb, encoders_of
 from hyperalign.pipeline import ask
 from hyperalign.prepare import fill_cache
 from hyperalign.promote import count_items, draw_samples, find_prices, judge, narrow, saved_share
@@ -27,6 +27,8 @@ from hyperalign.rank.resampling import Contributions
 from hyperalign.request import SearchConfig
 from hyperalign.scoring import retrieval
 from hyperalign.solve import Solved, Workbench, solve
+
+__all__ = ["Replay", "measure", "part"]
 
 
 def measure(asked: Asked) -> list[Sheet]:
@@ -37,7 +39,7 @@ def measure(asked: Asked) -> list[Sheet]:
         wanted.jobs, cache_dir=asked.cache_dir, progress=asked.progress, autocast=config.autocast
     )
     prepared = open_grids(wanted.candidates, wanted.dataset, None, entries, strict=config.strict)
-    replay = _Replay(asked, wanted.candidates, prepared, count_items(wanted.dataset.splits.values()))
+    replay = Replay(asked, wanted.candidates, prepared, count_items(wanted.dataset.splits.values()))
     ladders = {seed: replay.climb(seed) for seed in asked.seeds()}
     rows = [replay.row(seed, ladder) for seed, ladder in ladders.items()]
     words = f"{len(wanted.candidates.images)} + {len(wanted.candidates.texts)} encoders on {wanted.dataset.name}"
@@ -54,13 +56,15 @@ _NOTES = (
 )
 
 
-class _Replay:
+class Replay:
     """Promotion over rows that are all there."""
 
-    def __init__(self, asked: Asked, candidates: Candidates, prepared: Prepared, whole: Items) -> None:
-        """Search exhaustively once."""
+    def __init__(
+        self, asked: Asked, candidates: Candidates, prepared: Prepared, whole: Items, prices: Prices | None = None
+    ) -> None:
+        """Search exhaustively once; prices that are not given are the encoders' own."""
         self.asked, self.config, self.candidates = asked, asked.config, candidates
-        self.prepared, self.whole, self.prices = prepared, whole, find_prices(candidates)
+        self.prepared, self.whole, self.prices = prepared, whole, prices or find_prices(candidates)
         self.pairs, self.judged_flops = candidates.pair_indices(), dict[int, int]()
         self.winners = dict[tuple[PairIndex, ...], PairIndex]()
         found = _solve(self.config, prepared, self.pairs, asked)
@@ -74,7 +78,7 @@ class _Replay:
         def look(items: Items, encoders: Encoders, pairs: Sequence[PairIndex]) -> Contributions:
             grids = (self.prepared.train, self.prepared.val)
             train, val = (
-                _part(grid, encoders, pictures) for grid, pictures in zip(grids, samples.pictures(items), strict=True)
+                part(grid, encoders, pictures) for grid, pictures in zip(grids, samples.pictures(items), strict=True)
             )
             found = judge(train, val, narrow(self.candidates, pairs).pair_indices(), self.config.recipe().canonical)
             self.judged_flops[seed] += found.setup_flops + found.scoring_flops
@@ -90,8 +94,8 @@ class _Replay:
         if ladder.pairs in self.winners:
             return self.winners[ladder.pairs]
         every = [np.arange(grid.n_images) for grid in (self.prepared.train, self.prepared.val)]
-        train = _part(self.prepared.train, ladder.encoders, every[0])
-        val = _part(self.prepared.val, ladder.encoders, every[1])
+        train = part(self.prepared.train, ladder.encoders, every[0])
+        val = part(self.prepared.val, ladder.encoders, every[1])
         left = Prepared(train=train, val=val, test=val, labels=None, notes=[])
         found = _solve(self.config, left, narrow(self.candidates, ladder.pairs).pair_indices(), self.asked)
         return self.winners.setdefault(ladder.pairs, ladder.pairs[int(found.validation.argmax())])
@@ -175,7 +179,7 @@ def _test_scores(solved: Solved, test: Grid) -> NDArray[np.float64]:
     return np.array([recall(hits, (1,))["score"] for hits in retrieval(solved.solution, test, ks=(1,))])
 
 
-def _part(grid: Grid, encoders: Encoders, pictures: NDArray[np.int64]) -> Grid:
+def part(grid: Grid, encoders: Encoders, pictures: NDArray[np.int64]) -> Grid:
     """Some encoders on some pictures, ascending, and their captions."""
     captions = np.flatnonzero(np.isin(grid.owner, pictures))
     return Grid(

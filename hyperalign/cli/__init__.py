@@ -4,6 +4,7 @@
     options    the options that commands share, and configuration files
     searching  search, rerun, embed, report
     using      classify, index, retrieve, evaluate
+    studying   study
     benching   bench
     adapting   adapt, specialise
     tabling    adapt --table
@@ -21,7 +22,7 @@ from typing import Annotated
 
 import typer
 
-from hyperalign.cli import adapting, benching, exporting, filtering, searching, stores, using
+from hyperalign.cli import adapting, benching, exporting, filtering, searching, stores, studying, using
 from hyperalign.cli.manners import Polite, print_json, show_progress, stdout
 from hyperalign.cli.options import CacheDir, Config, Json
 
@@ -36,6 +37,7 @@ app.command("classify")(using.classify)
 app.command("evaluate")(using.evaluate)
 app.command("index")(using.index)
 app.command("retrieve")(using.retrieve)
+app.command("study")(studying.study)
 app.command("bench")(benching.bench)
 app.command("adapt")(adapting.adapt)
 app.command("specialise")(adapting.specialise)

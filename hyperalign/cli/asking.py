@@ -1,10 +1,11 @@
 """What was typed becomes a configuration: options, the file below them, and the records of earlier runs."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from hyperalign.config import from_record, place_words
+from hyperalign.config import place_words
 
 if TYPE_CHECKING:
     from hyperalign.request import SearchConfig
@@ -13,7 +14,9 @@ __all__ = ["NOT_CONFIG", "configured", "from_record", "given"]
 
 NOT_CONFIG = {  # options that say how, not what
     *("cache_dir", "out", "config", "resume", "add", "run", "json", "dry_run", "seeds", "grid"),
-    *("poster", "curve", "sweep", "collapse", "intervals", "adoption", "promotion", "index"),
+    *("over", "trials", "objective", "sampler", "pruner", "looks", "space", "patience", "target", "timeout", "jobs"),
+    *("storage", "name", "best", "warm_start"),
+    *("poster", "curve", "sweep", "collapse", "intervals", "adoption", "promotion", "index", "proposals"),
 }
 
 
@@ -26,3 +29,10 @@ def configured(ctx: typer.Context) -> "SearchConfig":
 def given(ctx: typer.Context) -> dict[str, Any]:
     """Every option that has a value; one that may be repeated and never was has none."""
     return {name: value for name, value in ctx.params.items() if value is not None and value not in ([], ())}
+
+
+def from_record(record: Mapping[str, Any]) -> "SearchConfig":
+    """The configuration of a record; what is heavy is imported here."""
+    from hyperalign.request import from_record
+
+    return from_record(record)

@@ -13,7 +13,7 @@ from hyperalign.cli.options import CacheDir, Config, Data, Json, Limit, Out, See
 __all__ = ["bench"]
 
 _WHAT = "What to measure; without any of these, this machine"
-_FLAGS = ("poster", "curve", "sweep", "collapse", "intervals", "adoption", "promotion", "index")
+_FLAGS = ("poster", "curve", "sweep", "collapse", "intervals", "adoption", "promotion", "index", "proposals")
 
 
 def bench(  # noqa: PLR0913 – the signature is the list of options
@@ -44,6 +44,9 @@ def bench(  # noqa: PLR0913 – the signature is the list of options
     ] = False,
     index: Annotated[
         bool, typer.Option("--index", help="Indexes of 100,000 pictures, on one core.", rich_help_panel=_WHAT)
+    ] = False,
+    proposals: Annotated[
+        bool, typer.Option("--proposals", help="A study over pairs, against promotion.", rich_help_panel=_WHAT)
     ] = False,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 3,
     zoo: Zoo = None,

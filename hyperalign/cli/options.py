@@ -46,7 +46,7 @@ def _read_config(ctx: typer.Context, path: Path | None) -> Path | None:
     from hyperalign.config import read_words
 
     options = {str(param.name): param for param in ctx.command.params if param.name not in {"config", "help", "resume"}}
-    tables = _TABLES if {"steps", "curve"} & {*options} else ()
+    tables = (*_TABLES, "space") if "space" in options else _TABLES if {"steps", "curve"} & {*options} else ()
     words = read_words(path, options, tables=tables)
     ctx.meta["tables"] = {name: words.pop(name) for name in tables if name in words}
     ctx.default_map = {name: _as_typed(value, repeats=options[name].multiple) for name, value in words.items()}

@@ -1,0 +1,291 @@
+"""What came of a study, as a plain record: what a page or a table draws, and the command that repeats a trial.
+
+`study.json` holds it beside the study. Its keys are those of `Outcome`; every list is in the order of the trials.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any, TypedDict
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from hyperalign.embed.zoo import EncoderSpec, Limits, Range, find_encoder, load_zoos
+from hyperalign.request import SearchConfig
+from hyperalign.run import write_whole
+from hyperalign.study.asked import StudyConfig, tuned
+from hyperalign.study.pairs import IMAGE, TEXT
+from hyperalign.study.seats import ERROR, SEAT, counted, finished, is_gone
+from hyperalign.study.tuning import training_of
+
+__all__ = ["Findings", "TrialRecord", "best_trials", "describe", "metric_names", "trial_in_words", "write_best"]
+
+
+class TrialRecord(TypedDict, total=False):
+    """One trial.
+
+    Attributes:
+        number: Of the trial in Optuna.
+        state: `complete`, `pruned`, `failed` or `running`.
+        values: One for each objective; None where it has none.
+        params: What was tried, by name.
+        facts: What was found, under names that carry their unit.
+        constraints: How far it is beyond each limit, at most 0 within; over pairs alone.
+        curve: Steps and scores on validation meanwhile.
+        seconds: Wall time; None while it runs.
+        error: Why it failed.
+    """
+
+    number: int
+    state: str
+    values: list[float] | None
+    params: dict[str, Any]
+    facts: dict[str, Any]
+    constraints: dict[str, float]
+    curve: list[tuple[int, float]]
+    seconds: float | None
+    error: str
+
+
+class Findings(TypedDict):
+    """What came of a study so far.
+
+    Attributes:
+        objectives: Names of the values with their units.
+        directions: `maximize` or `minimize`, one each.
+        n_trials: By state.
+        trials: All but those that were given back.
+        n_given_back: Trials whose worker has gone, and which others stand for.
+        best: Numbers of the best trials: one, or the Pareto front from the highest score on.
+        history: Number of each finished trial and the best score up to it, in the order of finishing; of one
+            objective alone.
+        importances: By parameter, in [0, 1] and 1 in sum: how much of the score a parameter explains (PED-ANOVA);
+            empty below four finished trials.
+        spent_tflop: FLOPs of all finished trials, by what they went to: embedding, search, and those that were pruned.
+        stopped: Why no further trial was begun; empty where all were done.
+    """
+
+    objectives: list[str]
+    directions: list[str]
+    n_trials: dict[str, int]
+    trials: list[TrialRecord]
+    n_given_back: int
+    best: list[int]
+    history: list[tuple[int, float]]
+    importances: dict[str, float]
+    spent_tflop: dict[str, float]
+    stopped: str
+
+
+_STATES = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+}
+_NOT_FACTS = {SEAT, ERROR, "worker", "times tried before"}
+
+
+def metric_names(asked: StudyConfig) -> list[str]:
+    """What the values of a trial are, with their units."""
+    score = "score on validation / %"
+    if asked.over == "pairs":
+        return [score, "picture and caption / GFLOP"][: len(asked.objectives)]
+    return [f"mean {score}", "search / TFLOP"][: len(asked.objectives)]
+
+
+def describe(study: optuna.Study, asked: StudyConfig, *, stopped: str = "") -> Findings:
+    """Everything that a table or a page shows of a study.
+
+    Args:
+        study: The study.
+        asked: What it is asked for.
+        stopped: Why no further trial was begun.
+    """
+    trials = counted(study)
+    records = [_trial_record(trial) for trial in trials]
+    gone = [trial for trial in study.get_trials(deepcopy=False, states=(TrialState.FAIL,)) if is_gone(trial)]
+    names = [record["state"] for record in records]
+    return {
+        "objectives": metric_names(asked),
+        "directions": [direction.name.lower() for direction in study.directions],
+        "n_trials": {state: names.count(state) for state in sorted(set(names))},
+        "trials": records,
+        "n_given_back": len(gone),
+        "best": [trial.number for trial in best_trials(study)],
+        "history": _history(trials) if len(asked.objectives) == 1 else [],
+        "importances": _importances(study),
+        "spent_tflop": _spent(records),
+        "stopped": stopped,
+    }
+
+
+def best_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """The best trial within all limits; of two objectives the Pareto front, from the highest score on."""
+    done = [trial for trial in counted(study) if trial.state == TrialState.COMPLETE and _is_feasible(trial)]
+    if len(study.directions) == 1:
+        return [max(done, key=lambda trial: (trial.value, -trial.number))] if done else []
+    front = [one for one in done if not any(_dominates(other.values, one.values) for other in done)]
+    return sorted(front, key=lambda trial: (-trial.values[0], trial.values[1], trial.number))
+
+
+def trial_in_words(trial: FrozenTrial, best: Sequence[FrozenTrial]) -> str:
+    """One line for whoever waits."""
+    name, setting = f"trial {trial.number}", trial.user_attrs.get("setting", "")
+    took = f", {trial.duration.total_seconds():.1f} s" if trial.duration else ""
+    if trial.state == TrialState.FAIL:
+        return f"{name} failed: {setting}: {trial.user_attrs.get(ERROR, '')}"
+    if trial.state == TrialState.PRUNED:
+        return f"{name} pruned: {setting}{took}"
+    values = " at ".join(f"{value:.4g}" for value in trial.values)
+    one = len(best) == 1 and len(trial.values) == 1
+    last = f"; the best is {best[0].value:.4g} of trial {best[0].number}" if one else ""
+    return f"{name}: {setting}: {values}{took}{last}"
+
+
+def write_best(folder: Path, trial: FrozenTrial, asked: StudyConfig, config: SearchConfig) -> str:
+    """Write what repeats a trial beside the study, and give the command.
+
+    Args:
+        folder: Of the study.
+        trial: Which.
+        asked: What the study is asked for.
+        config: Its configuration.
+
+    Returns:
+        As in `hyperalign search --config RUN/trial-7.toml`.
+    """
+    path = folder / f"trial-{trial.number}.toml"
+    if asked.over == "pairs":
+        specs = load_zoos(config.zoo)
+        both = [find_encoder(specs, str(trial.params[name])) for name in (IMAGE, TEXT)]
+        zoo = folder / f"trial-{trial.number}-zoo.toml"
+        write_whole(zoo, "\n".join(_encoder_table(spec) for spec in both).encode())
+        config = replace(config, zoo=(str(zoo),), limits=Limits(latency_ms=None))
+        tables: dict[str, Mapping[str, Any]] = {}
+    else:
+        tables = {tuned(config).table: training_of(asked, config, trial.params)}
+    write_whole(path, _config_file(config, tables, f"trial {trial.number} of {folder.name}").encode())
+    return f"hyperalign search --config {path}"
+
+
+def _trial_record(trial: FrozenTrial) -> TrialRecord:
+    values = trial.values if trial.state == TrialState.COMPLETE else None
+    facts = {name: value for name, value in trial.user_attrs.items() if name not in _NOT_FACTS}
+    record: TrialRecord = {
+        "number": trial.number,
+        "state": _STATES[trial.state],
+        "values": None if values is None else [float(value) for value in values],
+        "params": dict(trial.params),
+        "facts": facts,
+        "curve": [(int(step), float(score)) for step, score in sorted(trial.intermediate_values.items())],
+        "seconds": None if trial.duration is None else round(trial.duration.total_seconds(), 3),
+    }
+    if trial.constraints:
+        record["constraints"] = {name: float(value) for name, value in trial.constraints.items()}
+    if ERROR in trial.user_attrs:
+        record["error"] = str(trial.user_attrs[ERROR])
+    return record
+
+
+def _is_feasible(trial: FrozenTrial) -> bool:
+    return all(value <= 0 for value in trial.constraints.values())
+
+
+def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether values are no worse in score and cost, and better in one of them."""
+    return one[0] >= other[0] and one[1] <= other[1] and tuple(one) != tuple(other)
+
+
+def _history(trials: Sequence[FrozenTrial]) -> list[tuple[int, float]]:
+    best, found = float("-inf"), []
+    done = [trial for trial in trials if trial.state == TrialState.COMPLETE and _is_feasible(trial)]
+    for trial in sorted(done, key=lambda trial: (trial.datetime_complete, trial.number)):
+        best = max(best, trial.values[0])
+        found.append((trial.number, float(best)))
+    return found
+
+
+def _importances(study: optuna.Study) -> dict[str, float]:
+    """How much of the score each parameter explains; nothing where too few trials say so."""
+    done = [trial for trial in finished(study) if trial.state == TrialState.COMPLETE]
+    if len(done) < 4 or len({trial.values[0] for trial in done}) < 2:
+        return {}
+    two = len(study.directions) > 1
+    try:  # of a target that is named it explains the low values
+        found = optuna.importance.get_param_importances(study, target=(lambda trial: -trial.values[0]) if two else None)
+    except (ValueError, RuntimeError):  # no parameter that all trials have
+        return {}
+    return {name: round(float(share), 4) for name, share in found.items()}
+
+
+def _spent(records: Sequence[TrialRecord]) -> dict[str, float]:
+    """TFLOP by what they went to."""
+    spent = {"embedding": 0.0, "search": 0.0, "pruned": 0.0}
+    for record in records:
+        facts = record["facts"]
+        embedding, all_of_it = facts.get("embedding / TFLOP", 0.0), facts.get("spent / TFLOP", 0.0)
+        spent["embedding"] += embedding
+        spent["pruned" if record["state"] == "pruned" else "search"] += max(all_of_it - embedding, 0.0)
+    return {name: float(f"{value:.6g}") for name, value in spent.items()}
+
+
+def _config_file(config: SearchConfig, tables: Mapping[str, Mapping[str, Any]], title: str) -> str:
+    """A configuration file for `hyperalign search`: what differs from the defaults."""
+    plain, lines = SearchConfig(), [f"# {title}"]
+    words = {"methods": "method"}
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.name in ("limits", "train", "baseline", "baseline_both", "canonical", "exhaustive", "max_minutes"):
+            continue
+        if value is not None and (value != getattr(plain, field.name) or field.name in ("zoo", "data", "seed")):
+            lines.append(f"{words.get(field.name, field.name)} = {_toml(_joined(field.name, value))}")
+    lines += [f"{word} = {_toml(text)}" for word, text in _limit_words(config.limits).items()]
+    lines.append("exhaustive = true")
+    given = {name: dict(getattr(config, name)) for name in ("train", "baseline", "baseline_both", "canonical")}
+    for name, table in {**given, **tables}.items():
+        if table:
+            lines += ["", f"[{name}]", *_toml_lines(table)]
+    return "\n".join(lines) + "\n"
+
+
+def _joined(name: str, value: Any) -> Any:
+    return ",".join(value) if name == "methods" else value
+
+
+def _limit_words(limits: Limits) -> dict[str, str]:
+    """Limits as they are typed."""
+    places = {"image_params": "budget", "text_params": "text_budget", "pair_params": "pair_budget"}
+    places |= {"gflops": "max_gflops", "latency_ms": "max_latency", "dim": "dim"}
+    found = {word: _range_words(bound) for field, word in places.items() if (bound := getattr(limits, field))}
+    return {**found, **({"license": ",".join(limits.licenses)} if limits.licenses else {})}
+
+
+def _range_words(bound: Range) -> str:
+    low, high = ("" if end is None else repr(end) for end in (bound.low, bound.high))
+    return f"{low}:{high}"
+
+
+def _encoder_table(spec: EncoderSpec) -> str:
+    """An encoder as a zoo file declares it, its files named from the root."""
+    values = {key: value for key, value in asdict(spec).items() if key != "folder" and value not in (None, {})}
+    if spec.checkpoint is not None and (spec.loader == "rows" or (spec.folder / spec.checkpoint).exists()):
+        values["checkpoint"] = str((spec.folder / spec.checkpoint).resolve())
+    if spec.factory is not None:
+        values["factory"] = str((spec.folder / spec.factory).resolve())
+    return "\n".join(["[[encoder]]", *_toml_lines(values)]) + "\n"
+
+
+def _toml_lines(table: Mapping[str, Any]) -> list[str]:
+    return [f"{key} = {_toml(value)}" for key, value in table.items() if value is not None]
+
+
+def _toml(value: Any) -> str:
+    """A plain value as TOML; JSON's strings, numbers, booleans and lists are TOML's as well."""
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{json.dumps(str(key))} = {_toml(item)}" for key, item in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)

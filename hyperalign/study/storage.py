@@ -1,0 +1,246 @@
+"""Where a study is kept: SQLite or a journal inside its folder, or a database that several machines reach.
+
+What is there is never taken for what it is not: a file that Optuna has not made, tables of another Optuna or a study
+that was asked for something else is refused before anything is written.
+"""
+
+import os
+import sqlite3
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import optuna
+from optuna.storages import JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+
+from hyperalign import __version__
+from hyperalign.embed.locks import owned
+from hyperalign.study.seats import GRACE, give_back
+
+__all__ = [
+    "FORMAT",
+    "check_mark",
+    "create_study",
+    "dashboard_words",
+    "load_study",
+    "open_storage",
+    "quiet",
+    "settle_storage",
+    "shown",
+]
+
+FORMAT = 1  # of what a study's attributes and `study.json` say
+MARK = "hyperalign"
+_FIRST = b'{"op_code":'  # of a journal
+HEARTBEAT = 20  # seconds; of databases, where a worker's lock cannot be seen
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without Optuna's lines on stderr and its warnings of what may change: the progress says what happens."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield
+
+
+def settle_storage(words: str | None, folder: Path, *, jobs: int) -> str:
+    """Where a study is kept, as `sqlite:///PATH`, `journal:PATH` or another URL.
+
+    Args:
+        words: "sqlite" or "journal" for a file inside the folder, a path that ends with `.db` or `.journal`, or a URL;
+            None is SQLite for one process and a journal for several, who would wait for each other at SQLite.
+        folder: Of the study.
+        jobs: Processes.
+    """
+    words = words or ("sqlite" if jobs == 1 else "journal")
+    if words == "sqlite":
+        return f"sqlite:///{folder / 'study.db'}"
+    if words == "journal":
+        return f"journal:{folder / 'study.journal'}"
+    if words.startswith("journal:") or "://" in words:
+        return words
+    if Path(words).suffix in (".db", ".sqlite", ".sqlite3"):
+        return f"sqlite:///{words}"
+    if Path(words).suffix in (".journal", ".log"):
+        return f"journal:{words}"
+    raise ValueError(
+        f"a study is kept in sqlite, journal, a path that ends with .db or .journal, or a URL such as "
+        f"postgresql://USER@HOST/NAME, got {words!r}"
+    )
+
+
+def open_storage(url: str, folder: Path) -> optuna.storages.BaseStorage:
+    """Open what `settle_storage` gives.
+
+    Raises:
+        ValueError: If what lies there is no storage, or one of another Optuna.
+        OSError: If a database cannot be reached.
+    """
+    if url.startswith("journal:"):
+        return _open_journal(Path(url.removeprefix("journal:")), folder)
+    local = _file_of(url)
+    if local is not None:
+        if not local.parent.is_dir():
+            raise FileNotFoundError(f"no folder {local.parent} for the study's storage; make it first")
+        _check_sqlite(local)
+    options: dict[str, Any] = {"engine_kwargs": {"connect_args": {"timeout": 60}}} if local is not None else {}
+    if local is None or local.parent.resolve() != folder.resolve():  # others may share it, whose locks are elsewhere
+        options |= {"heartbeat_interval": HEARTBEAT, "grace_period": GRACE}
+        options["heartbeat_stale_trial_callback"] = give_back
+    try:
+        return RDBStorage(url, skip_table_creation=local is not None and local.is_file(), **options)
+    except RuntimeError as error:
+        raise ValueError(f"{shown(url)} was made by another version of Optuna: {error}") from None
+    except ImportError:
+        raise ValueError(
+            f"no driver for {shown(url)} is installed; install one, such as psycopg2-binary for postgresql"
+        ) from None
+    except Exception as error:  # of any database
+        why = str(error).split("\n")[0]
+        raise OSError(f"the study's storage {shown(url)} cannot be opened ({type(error).__name__}: {why})") from None
+
+
+def create_study(
+    storage: optuna.storages.BaseStorage, name: str, mark: Mapping[str, Any], **given: Any
+) -> optuna.Study:
+    """Make a study, or join the one of this name where it was asked for the same.
+
+    Args:
+        storage: Where.
+        name: Of the study.
+        mark: What it is asked for; a study that was asked for something else is refused.
+        given: `directions` of Optuna, and what else it takes.
+
+    Raises:
+        ValueError: If there is a study of this name that is not the same.
+    """
+    own = {"format": FORMAT, "version": __version__, **mark}
+    try:
+        study = optuna.create_study(storage=storage, study_name=name, **given)
+    except optuna.exceptions.DuplicatedStudyError:
+        study = load_study(storage, name)
+        theirs = dict(study.user_attrs[MARK])
+        differing = [key for key in mark if theirs.get(key) != own[key]]
+        if differing:
+            raise ValueError(
+                f"there is a study {name!r} already, and it was asked for something else ({', '.join(differing)} "
+                "differ); give another --name"
+            ) from None
+        return study
+    study.set_user_attr(MARK, own)
+    return study
+
+
+def load_study(storage: optuna.storages.BaseStorage, name: str) -> optuna.Study:
+    """Open a study that this program has made.
+
+    Raises:
+        ValueError: If there is none of this name, or it is of another kind or form.
+    """
+    try:
+        study = optuna.load_study(study_name=name, storage=storage)
+    except KeyError:
+        raise ValueError(f"the storage holds no study {name!r}; begin one, without --resume") from None
+    for _ in range(20):  # another machine may be about to mark it
+        if MARK in study.user_attrs:
+            break
+        time.sleep(0.1)
+    check_mark(study.user_attrs.get(MARK), f"the study {name!r}")
+    return study
+
+
+def check_mark(mark: Any, what: str) -> None:
+    """Refuse what this release cannot read.
+
+    Raises:
+        ValueError: If it is not marked as ours, or in another form.
+    """
+    if not isinstance(mark, Mapping) or "format" not in mark:
+        raise ValueError(f"{what} was not made by `hyperalign study`; give another --name")
+    if mark["format"] != FORMAT:
+        raise ValueError(
+            f"{what} was made by hyperalign {mark.get('version', '?')} in form {mark['format']}, and this release "
+            f"reads form {FORMAT}; go on with that release, or begin a new study"
+        )
+
+
+def shown(url: str) -> str:
+    """The URL without its password."""
+    password = urlsplit(url).password if "://" in url else None
+    return url if password is None else url.replace(f":{password}@", ":***@", 1)
+
+
+def dashboard_words(url: str) -> str:
+    """The command that shows a study in a browser."""
+    return f"optuna-dashboard {shown(url).removeprefix('journal:')}"
+
+
+def _file_of(url: str) -> Path | None:
+    """The file of a SQLite URL."""
+    kind, _, path = url.partition(":///")
+    return Path(path.split("?")[0]) if kind.split("+")[0] == "sqlite" and path else None
+
+
+def _check_sqlite(path: Path) -> None:
+    """Look into a file without writing; one that is not there is fine."""
+    if not path.is_file():
+        return
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as file:
+            tables = {row[0] for row in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    except sqlite3.DatabaseError as error:
+        raise ValueError(f"{path} is not a study's storage ({error}); give another --storage") from None
+    if not {"studies", "trials", "alembic_version"} <= tables:
+        raise ValueError(f"{path} is not a study's storage: it has no tables of Optuna; give another --storage")
+
+
+def _open_journal(path: Path, folder: Path) -> JournalStorage:
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"no folder {path.parent} for the study's journal; make it first")
+    if path.is_file() and path.stat().st_size:
+        with path.open("rb") as file:
+            if not file.read(len(_FIRST)) == _FIRST:
+                raise ValueError(f"{path} is not a study's journal; give another --storage")
+    try:
+        return JournalStorage(JournalFileBackend(str(path), lock_obj=_JournalLock(path)))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not a study's journal ({type(error).__name__}); give another --storage") from None
+
+
+class _JournalLock:
+    """The operating system's lock, which goes when its process ends; Optuna's own stays behind a process killed.
+
+    Whoever gets it cuts off a line that such a process has left half-written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.held = path, ExitStack()
+
+    def acquire(self) -> bool:
+        """Wait for it."""
+        self.held.enter_context(owned(self.path.parent, self.path.name, lambda: None))
+        _mend(self.path)
+        return True
+
+    def release(self) -> None:
+        """Let the next one in."""
+        self.held.close()
+
+
+def _mend(path: Path) -> None:
+    """Cut a journal behind its last whole line."""
+    with path.open("rb+") as file:
+        size = file.seek(0, os.SEEK_END)
+        if not size:
+            return
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) == b"\n":
+            return
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
