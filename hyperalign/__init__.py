@@ -84,6 +84,7 @@ The map, in the order in which data meets the modules; a line of code may import
     account    what a run says of itself
     pipeline   the search
     adopt      one more encoder for a finished run
+    glimpse    a few test captions, and the pictures that the first pairs retrieve for them
     plan       what a search would cost, before anything is computed
     use        what is made of rows and connectors when the search is over
         index           rows as a Faiss index
@@ -193,7 +194,11 @@ The map, in the order in which data meets the modules; a line of code may import
         words           numbers and names as people read them
         view            what is shown, before it is a table or a page
         table           a run in the terminal
+        chances         comparisons and draws, small enough for a page
+        against         one run held against another
+        payload         what the page of a run knows, as plain data
         page            a run as one HTML file
+        address         the limits a page is opened with
         planned         a plan in the terminal
         benched         a measurement in the terminal
         adapted         an adaptation in the terminal

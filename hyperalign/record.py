@@ -17,6 +17,7 @@ __all__ = [
     "LATE_COLUMNS",
     "LEADERBOARD_COLUMNS",
     "LEDGER_COLUMNS",
+    "PICTURES",
     "WORD_COLUMNS",
     "AgreementRecord",
     "RatioRecord",
@@ -34,6 +35,7 @@ LEADERBOARD_COLUMNS = (
 CEILING = "ceiling"  # method of a row that takes no part in the order
 LATE_COLUMNS = ("n_train",)  # runs of version 0.1 do not have them
 LEDGER_COLUMNS = ("stage", "what", "flops", "seconds", "peak_bytes", "method")
+PICTURES = "pictures.json"  # of a run: what its first pairs retrieve, where that was asked for
 WORD_COLUMNS = (
     *("image_encoder", "text_encoder", "method", "sides", "license_image", "license_text"),
     *("stage", "what"),

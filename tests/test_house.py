@@ -47,6 +47,7 @@ OWNERS = {
     "typer": ("cli",),
     "rich": ("cli", "show"),
     "jinja2": ("show.page", "use.card"),
+    "markupsafe": ("show.page",),
     "matplotlib": ("show.drawn",),
 }
 HEAVY = ("torch", "timm", "sentence_transformers", "transformers", "pandas", "faiss", "optuna", "numpy", "pyarrow")
