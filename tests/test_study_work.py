@@ -22,6 +22,7 @@ from small_zoo import write_world
 from hyperalign.study.asked import StudyConfig
 from hyperalign.study.samplers import FreshSampler, make_sampler
 from hyperalign.study.seats import (
+    BEGUN,
     ERROR,
     MOST_TRIES,
     SEAT,
@@ -192,6 +193,7 @@ def test_a_trial_of_a_worker_that_is_gone_is_given_back_with_its_parameters(tmp_
         lost = study.ask()
         lost.set_user_attr("worker", name)
         lost.suggest_float("x", 0, 10)
+        lost.set_user_attr(BEGUN, True)
         with without_others(tmp_path):
             assert give_back_lost(study, tmp_path, local=True) == 0  # it is alive
 
@@ -202,6 +204,21 @@ def test_a_trial_of_a_worker_that_is_gone_is_given_back_with_its_parameters(tmp_
     assert is_gone(study.trials[0])
     assert seats_of(study) == once(2)
     assert lost.params in [trial.params for trial in finished(study)]
+
+
+def test_a_trial_killed_while_it_gets_its_parameters_gets_them_anew(tmp_path: Path) -> None:
+    study = begin(tmp_path, n_trials=0)
+    put_seats(study, 1, [{"x": 7.0}])
+    space = {"y": optuna.distributions.FloatDistribution(0, 1), "x": optuna.distributions.FloatDistribution(0, 10)}
+
+    with quiet(), without_others(tmp_path):
+        half = study.ask()
+        half.suggest_float("y", 0, 1)  # and no x yet
+        give_back_lost(study, tmp_path, local=True)
+        again = study.ask(space)
+
+    assert again.params["x"] == 7.0
+    assert again.params["y"] != half.params["y"]
 
 
 def test_a_trial_whose_workers_always_go_fails_in_the_end(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from hyperalign.request import SearchConfig
 from hyperalign.run import write_whole
 from hyperalign.study.asked import StudyConfig, tuned
 from hyperalign.study.pairs import IMAGE, TEXT
-from hyperalign.study.seats import ERROR, SEAT, counted, finished, is_gone
+from hyperalign.study.seats import BEGUN, ERROR, SEAT, TRIED, WORKER, counted, finished, is_gone
 from hyperalign.study.tuning import training_of
 
 __all__ = ["Findings", "TrialRecord", "best_trials", "describe", "metric_names", "trial_in_words", "write_best"]
@@ -85,7 +85,7 @@ _STATES = {
     TrialState.FAIL: "failed",
     TrialState.RUNNING: "running",
 }
-_NOT_FACTS = {SEAT, ERROR, "worker", "times tried before"}
+_NOT_FACTS = {SEAT, WORKER, ERROR, TRIED, BEGUN}
 
 
 def metric_names(asked: StudyConfig) -> list[str]:

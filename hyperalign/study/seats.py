@@ -20,9 +20,11 @@ from optuna.trial import FrozenTrial, TrialState
 from hyperalign.embed.locks import owned, owned_now
 
 __all__ = [
+    "BEGUN",
     "ERROR",
     "GRACE",
     "SEAT",
+    "TRIED",
     "WORKER",
     "at_work",
     "counted",
@@ -36,7 +38,7 @@ __all__ = [
     "without_others",
 ]
 
-SEAT, WORKER, ERROR, TRIED = "seat", "worker", "error", "times tried before"
+SEAT, WORKER, ERROR, TRIED, BEGUN = "seat", "worker", "error", "times tried before", "begun"
 MOST_TRIES = 5  # of a trial whose worker has died while others lived: it may be what kills them, by its memory
 GRACE = 90  # seconds that a worker seen by its heart alone may be silent
 _QUEUE = "queue"
@@ -151,7 +153,8 @@ def give_back(study: optuna.Study, trial: FrozenTrial, *, suspect: bool = True) 
             )
         )
     else:
-        study.enqueue_trial(dict(trial.params), user_attrs=attrs)
+        given = trial.system_attrs.get("fixed_params", {})  # of one killed while it got its parameters, these alone
+        study.enqueue_trial({**given, **(trial.params if BEGUN in trial.user_attrs else {})}, user_attrs=attrs)
 
 
 def _is_lost(trial: FrozenTrial, folder: Path, *, local: bool) -> bool:

@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hyperalign.machine import n_cores
 from hyperalign.study.asked import StudyConfig
 from hyperalign.study.seats import (
+    BEGUN,
     ERROR,
     SEAT,
     WORKER,
@@ -223,6 +224,7 @@ def _do(bench: Bench, task: Task, name: str, trial: optuna.Trial, let_others: Ca
         params = task.choose(trial)
         if task.n_possible is not None and _is_double(bench.study, trial, params):
             raise _SurplusError
+        trial.set_user_attr(BEGUN, True)
         let_others()
         outcome = task.judge(trial, params)
         if not all(math.isfinite(value) for value in outcome.values):
