@@ -21,13 +21,13 @@ from hyperalign.embed.data import Split, surviving
 from hyperalign.embed.pictures import Pictures
 from hyperalign.grids import open_grid
 from hyperalign.packing import restrict, unpack
+from hyperalign.pipeline import ask
 from hyperalign.prepare import fill_cache
 from hyperalign.promote import narrow
 from hyperalign.record import PICTURES, to_json
 from hyperalign.request import SearchConfig
 from hyperalign.run import Run, load_tensors, read_log, write_whole
 from hyperalign.scoring import nearest_images
-from hyperalign.search import ask
 
 __all__ = ["take_glimpse"]
 
