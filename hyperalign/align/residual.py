@@ -25,7 +25,7 @@ from hyperalign.align.train import Drawn, TrainConfig, capped_scale, fit, scale_
 from hyperalign.ledger import infonce_flops, matmul_flops
 
 RESIDUAL = TrainConfig(
-    n_visits=18,
+    n_visits=16,
     batch_size=512,
     pairs_per_step=4,
     optimizer="damped",
