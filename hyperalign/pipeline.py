@@ -203,7 +203,8 @@ def search(
         promotion = promotion_record(ladder, everyone, _winner(main, everyone), asked.dataset)
         result |= {"promotion": promotion, "notes": [*result["notes"], saved_in_words(promotion)]}
         tested[tested.index(main)] = replace(main, table=append_left(main.table, ladder.left(), everyone))
-    table = pd.concat([one.table for one in (*tested, *ceilings)], ignore_index=True)
+    tables = [*(one.table for one in tested), *(one.table for one in ceilings)]
+    table = pd.concat(tables, ignore_index=True)
     return finish_run(run, result, leaderboard=table, ledger=lines).path
 
 

@@ -24,6 +24,7 @@ from hyperalign.embed.zoo import Limits
 from hyperalign.packing import pack_kept, unpack_kept
 from hyperalign.relimit import open_run
 from hyperalign.run import Run, find_finished, load_run, load_tensors, read_result, write_result
+from hyperalign.use.chosen import choose_pair
 
 CONFIG = TrainConfig(n_steps=240, batch_size=16, learning_rate=5e-3)
 OWN = ["position", "rank", "p_best"]
@@ -137,6 +138,15 @@ def test_an_adopted_run_adopts_another(folder: Path) -> None:
     columns = [*PAIR, "score", "score_low", "score_high"]
     joined = second.leaderboard.merge(first.leaderboard[columns], on=columns)
     assert len(joined) == 3
+
+
+@pytest.mark.parametrize("pair", ["wide+phrases", "wide+words", "sharp+words", "sharp+phrases"])
+def test_every_pair_of_an_adopted_run_has_its_connector(folder: Path, pair: str) -> None:
+    """Ready rows make no model, and that is said when the connector is found."""
+    run = adopted(folder, adopted(folder, searched(folder), "wide"), "words")
+
+    with pytest.raises(ValueError, match="is a file of ready embeddings"):
+        choose_pair(run.path, pair)
 
 
 def test_a_search_of_few_steps_gives_a_newcomer_none(folder: Path) -> None:

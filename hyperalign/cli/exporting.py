@@ -8,7 +8,7 @@ from typing import Annotated, Literal, cast
 import typer
 
 from hyperalign.cli.manners import print_json, show_progress
-from hyperalign.cli.options import Config, Data, Json, RunPath, Text, Zoo
+from hyperalign.cli.options import Config, Json, RunPath, Text, Zoo
 
 __all__ = ["export", "import_"]
 
@@ -61,10 +61,14 @@ def export(  # noqa: PLR0913 – the signature is the list of options
 
 
 def import_(  # noqa: PLR0913 – the signature is the list of options
-    source: Annotated[Path, typer.Argument(help="Embeddings: .npy, .pt or a folder of them. Or a connector: .pt.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="Embeddings (.npy, .pt, a folder), or a connector (.pt).")
+    ],
     to: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write; it must not hold anything.")],
     modality: Annotated[Text, typer.Option(help="What was embedded: image or text.")] = None,
-    data: Data = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="TABLE", help="Pictures and captions, row i for row i of the embeddings.")
+    ] = None,
     params: Annotated[Text, typer.Option(help="Parameters of each encoder: 22M; those of a shipped zoo.")] = None,
     image: Annotated[Text, typer.Option(help="A connector's image encoder.")] = None,
     text: Annotated[Text, typer.Option(help="A connector's text encoder.")] = None,
@@ -94,7 +98,7 @@ def import_(  # noqa: PLR0913 – the signature is the list of options
             source,
             to,
             modality=cast("Literal['image', 'text'] | None", modality),
-            table=None if data is None else Path(data),
+            table=data,
             n_params=None if params is None else parse_count(params),
             progress=display.progress,
         )
