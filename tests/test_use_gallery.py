@@ -332,3 +332,28 @@ def test_rows_are_kept_as_float16(tmp_path: Path) -> None:
 
     assert stock.rows is not None
     assert stock.rows.dtype == np.float16
+
+
+def test_a_handful_of_pictures_is_measured_although_no_caption_means_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_colours(tmp_path / "photos", 3)
+    monkeypatch.setattr("hyperalign.use.update._captions", lambda model: np.empty((0, 3), np.float32))
+
+    made = update(tmp_path)
+
+    assert made.manifest["quality"]["n_queries"] == {"pictures": 3}
+
+
+def test_a_picture_that_comes_back_is_found_again_and_not_embedded(tmp_path: Path) -> None:
+    paths = write_colours(tmp_path / "photos", 20)
+    update(tmp_path)
+    paths[4].rename(tmp_path / "aside.png")
+    update(tmp_path)
+    (tmp_path / "aside.png").rename(paths[4])
+    model, fake = colour_model()
+
+    made = update(tmp_path, model=model)
+
+    assert (fake.seen, made.n_pictures) == (0, 20)
+    assert paths[4].name in first(tmp_path, "red", k=100)

@@ -26,7 +26,7 @@ _SHOWN = 3  # broken pictures that are named before the rest is counted
 
 def classify(  # noqa: PLR0913 – the signature is the list of options
     model: Model,
-    pictures: Annotated[list[Path], typer.Argument(metavar="PICTURES…", help="Folders, tar shards or pictures.")],
+    pictures: Annotated[list[Path], typer.Argument(metavar="PICTURES", help="Folders, tar shards or pictures.")],
     labels: Annotated[
         str, typer.Option(help="Names with commas between, a file with one a line, or a label set and its JSON.")
     ],
@@ -139,7 +139,7 @@ def evaluate(  # noqa: PLR0913 – the signature is the list of options
 
 def index(  # noqa: PLR0913 – the signature is the list of options
     model: Model,
-    pictures: Annotated[list[Path], typer.Argument(metavar="FOLDER…", help="Folders, tar shards or pictures.")],
+    pictures: Annotated[list[Path], typer.Argument(metavar="FOLDER", help="Folders, tar shards or pictures.")],
     to: Annotated[Path | None, typer.Option(metavar="INDEX", help="Folder of the index; FOLDER.index here.")] = None,
     pair: Pair = None,
     strict: StrictPictures = False,
@@ -173,7 +173,7 @@ def index(  # noqa: PLR0913 – the signature is the list of options
 
 def retrieve(  # noqa: PLR0913 – the signature is the list of options
     index: Annotated[Path, typer.Argument(metavar="INDEX", help="What `hyperalign index` made.")],
-    words: Annotated[list[str] | None, typer.Argument(metavar="WORDS…", help="What to look for; in quotes.")] = None,
+    words: Annotated[list[str] | None, typer.Argument(metavar="WORDS", help="What to look for; in quotes.")] = None,
     picture: Annotated[list[Path] | None, typer.Option(help="Look for pictures like this one; repeatable.")] = None,
     queries: Annotated[Path | None, typer.Option(help="A file with one caption a line; - is standard input.")] = None,
     k: Annotated[int, typer.Option("--k", "-k", min=1, help="How many pictures for each query.")] = 10,

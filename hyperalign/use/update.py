@@ -38,7 +38,7 @@ __all__ = ["Updated", "update_gallery"]
 Progress = Callable[[str, int, int], None]
 
 MOST_GONE = 0.25  # of the stock, or of the numbers of the Faiss index, before it is written anew
-SHARD_ROWS = 2048  # the most that an interruption can cost: half a minute at 70 pictures a second
+SHARD_ROWS = 1024  # the most that an interruption can cost: half a minute at 30 pictures a second
 _FIRST = {ROWS, ".locks"}  # what is made before an index says that it is one
 _SUBJECTS = ("a dog", "two children", "a man on a bicycle", "a red car", "an old house", "birds", "food", "a woman")
 _PLACES = ("in the snow", "on a beach", "in a city street", "at night", "on the grass", "near the water", "indoors", "")
@@ -224,6 +224,8 @@ def _build(  # noqa: PLR0913 - whose rows, where, which, what was there before, 
     n_in = len(order) - min(config.n_held_out, len(fresh) // 4)
     add_rows(lookup, rows, n_old, n_in, progress=progress)
     queries = {"pictures": rows[slice(n_in, None)].astype(np.float32), "captions": _captions(model)}
+    if not any(map(len, queries.values())):  # a handful of pictures, and a model that knows none of the words
+        queries = {"pictures": rows[slice(0, n_in)].astype(np.float32)}
     lookup, quality = tune(lookup, rows, queries, config, alive=order[:n_in] >= 0)
     add_rows(lookup, rows, n_in, len(order))
     facts = {
