@@ -128,6 +128,8 @@ The map, in the order in which data meets the modules; a line of code may import
         table_copies    tables without some of their captions
         tar_copies      tar shards without some of their captions
         filtering       data copied without the rest
+        class_sets      class sets of the scenes' own vocabulary
+        effect          HyperCLIP and its baseline on held-out class sets
     use        what is made of rows and connectors when the search is over
         index           rows as a Faiss index
     show       a saved run becomes a terminal table and one HTML file

@@ -12,7 +12,7 @@ __all__ = ["NOT_CONFIG", "configured", "from_record", "given"]
 
 NOT_CONFIG = {  # options that say how, not what
     *("cache_dir", "out", "config", "resume", "add", "run", "json", "dry_run", "seeds", "grid"),
-    *("poster", "curve", "sweep", "collapse", "intervals", "adoption", "promotion"),
+    *("poster", "curve", "sweep", "collapse", "intervals", "adoption", "promotion", "hyperclip"),
 }
 
 

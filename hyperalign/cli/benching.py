@@ -13,7 +13,7 @@ from hyperalign.cli.options import CacheDir, Config, Data, Json, Limit, Out, See
 __all__ = ["bench"]
 
 _WHAT = "What to measure; without any of these, this machine"
-_FLAGS = ("poster", "curve", "sweep", "collapse", "intervals", "adoption", "promotion")
+_FLAGS = ("poster", "curve", "sweep", "collapse", "intervals", "adoption", "promotion", "hyperclip")
 
 
 def bench(  # noqa: PLR0913 – the signature is the list of options
@@ -41,6 +41,9 @@ def bench(  # noqa: PLR0913 – the signature is the list of options
     ] = False,
     promotion: Annotated[
         bool, typer.Option("--promotion", help="Samples embedded first, against all.", rich_help_panel=_WHAT)
+    ] = False,
+    hyperclip: Annotated[
+        bool, typer.Option("--hyperclip", help="HyperCLIP on held-out class sets.", rich_help_panel=_WHAT)
     ] = False,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 3,
     zoo: Zoo = None,
