@@ -27,6 +27,7 @@ from hyperalign.hyperclip.architectures import BOTTLENECKS, find_architecture, p
 from hyperalign.hyperclip.hypernetwork import HyperConfig
 from hyperalign.hyperclip.measure import classify, retrieve, score_classes
 from hyperalign.hyperclip.pairs import Pairs, likeness_of
+from hyperalign.hyperclip.processes import is_first, same_everywhere
 from hyperalign.hyperclip.stored import Model, ModelRecord, build_model, load_model, save_model
 from hyperalign.hyperclip.text import TextConfig, make_tokenizer
 from hyperalign.hyperclip.train import TrainConfig, train
@@ -158,7 +159,7 @@ def adapt(
         The folder: a model for each method, and `adapted.json`.
     """
     tables = open_tables(config, cache_dir=cache_dir, progress=progress, say=say)
-    folder = resume or _same_everywhere(lambda: _make_folder(out, tables))
+    folder = resume or same_everywhere(lambda: _make_folder(out, tables))
     record = read_record(folder) if resume is not None else _new_record(config, tables)
     _write(folder, record)
     if tables.winner is not None and "start" not in record["scores"]:
@@ -325,7 +326,7 @@ def _train(  # noqa: PLR0913 - what is trained, where it is kept, and who is tol
         )
     if made.n_bad:
         say(f"{method}: a picture that cannot be decoded was drawn {made.n_bad:,} times and left out")
-    if _is_first():
+    if is_first():
         save_model(folder / method, model)
     hyper = model.network.hyper
     record["trainings"][method] = {
@@ -386,24 +387,6 @@ def _new_record(config: AdaptConfig, tables: Tables) -> dict[str, Any]:
     }
 
 
-def _same_everywhere(make: Callable[[], Path]) -> Path:
-    """What the first process makes, told to the others where there are some."""
-    from accelerate import PartialState
-    from accelerate.utils import broadcast_object_list
-
-    told = [make() if PartialState().is_main_process else None]
-    broadcast_object_list(told)
-    assert told[0] is not None, "the first process has told it"
-    return told[0]
-
-
-def _is_first() -> bool:
-    """Whether this process writes; of several it is the first alone."""
-    from accelerate import PartialState
-
-    return bool(PartialState().is_main_process)
-
-
 def _make_folder(out: Path, tables: Tables) -> Path:
     """`out/2026-03-01-142501-adapt-<image encoder>`, with a number behind it where that is taken."""
     name = f"{datetime.now().astimezone():%Y-%m-%d-%H%M%S}-adapt-{tables.image.name}"
@@ -418,5 +401,5 @@ def _make_folder(out: Path, tables: Tables) -> Path:
 
 
 def _write(folder: Path, record: Mapping[str, Any]) -> None:
-    if _is_first():
+    if is_first():
         write_whole(folder / RECORD, (to_json(record, indent=1) + "\n").encode())
