@@ -35,7 +35,7 @@ from hyperalign.hyperclip.winner import Winner, find_winner, start_model
 from hyperalign.machine import find_commits, find_hardware, find_versions
 from hyperalign.prepare import embedding_jobs, fill_cache
 from hyperalign.record import to_json
-from hyperalign.run import write_whole
+from hyperalign.run import make_folder, write_whole
 
 __all__ = ["METHODS", "RECORD", "SMALL", "AdaptConfig", "Tables", "adapt", "open_tables", "read_record", "start"]
 
@@ -159,7 +159,7 @@ def adapt(
         The folder: a model for each method, and `adapted.json`.
     """
     tables = open_tables(config, cache_dir=cache_dir, progress=progress, say=say)
-    folder = resume or same_everywhere(lambda: _make_folder(out, tables))
+    folder = resume or same_everywhere(lambda: _new_folder(out, tables))
     record = read_record(folder) if resume is not None else _new_record(config, tables)
     _write(folder, record)
     if tables.winner is not None and "start" not in record["scores"]:
@@ -387,17 +387,9 @@ def _new_record(config: AdaptConfig, tables: Tables) -> dict[str, Any]:
     }
 
 
-def _make_folder(out: Path, tables: Tables) -> Path:
-    """`out/2026-03-01-142501-adapt-<image encoder>`, with a number behind it where that is taken."""
-    name = f"{datetime.now().astimezone():%Y-%m-%d-%H%M%S}-adapt-{tables.image.name}"
-    for number in range(1, 1000):
-        folder = out / (name if number == 1 else f"{name}-{number}")
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        return folder
-    raise FileExistsError(f"{out} has a thousand folders called {name}; choose another with --out")
+def _new_folder(out: Path, tables: Tables) -> Path:
+    """`out/2026-03-01-142501-adapt-<image encoder>`."""
+    return make_folder(out, f"{datetime.now().astimezone():%Y-%m-%d-%H%M%S}-adapt-{tables.image.name}")
 
 
 def _write(folder: Path, record: Mapping[str, Any]) -> None:

@@ -36,7 +36,7 @@ from hyperalign.hyperclip.processes import device_of_training, is_first, same_ev
 from hyperalign.hyperclip.yardsticks import Yardsticks, measure_yardsticks
 from hyperalign.machine import find_commits, find_hardware, find_versions
 from hyperalign.record import to_json
-from hyperalign.run import write_whole
+from hyperalign.run import make_folder, write_whole
 
 __all__ = ["SHEETS", "TABLES_RECORD", "TablesConfig", "make_tables", "read_tables"]
 
@@ -158,7 +158,7 @@ def make_tables(
     jobs = _jobs(config)
     if jobs:  # a mistake in the data or the run comes to light before anything is written
         open_tables(jobs[0].config, cache_dir=cache_dir, progress=progress, say=lambda sentence: None)
-    folder = resume or same_everywhere(lambda: _make_folder(out))
+    folder = resume or same_everywhere(lambda: _new_folder(out))
     record = {
         "status": "running",
         "configuration": asdict(config),
@@ -346,17 +346,9 @@ def _as_csv(sheet: Sheet) -> str:
     return text.getvalue()
 
 
-def _make_folder(out: Path) -> Path:
-    """`out/2026-03-01-142501-tables`, with a number behind it where that is taken."""
-    name = f"{datetime.now().astimezone():%Y-%m-%d-%H%M%S}-tables"
-    for number in range(1, 1000):
-        folder = out / (name if number == 1 else f"{name}-{number}")
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        return folder
-    raise FileExistsError(f"{out} has a thousand folders called {name}; choose another with --out")
+def _new_folder(out: Path) -> Path:
+    """`out/2026-03-01-142501-tables`."""
+    return make_folder(out, f"{datetime.now().astimezone():%Y-%m-%d-%H%M%S}-tables")
 
 
 def _write(folder: Path, record: Mapping[str, Any]) -> None:
