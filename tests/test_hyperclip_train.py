@@ -1,5 +1,6 @@
 """Training HyperCLIP and its baseline: what a step sees, that both learn, that a training cut short ends the same."""
 
+import math
 import os
 import subprocess
 import sys
@@ -149,7 +150,7 @@ def test_frozen_scales_stay_and_stored_statistics_stay_where_they_are_asked_to()
 def test_a_loss_that_is_not_finite_ends_the_training_before_the_step() -> None:
     network = make()
     with torch.no_grad():
-        network.logit_bias.fill_(float("nan"))
+        next(network.text.parameters()).fill_(float("nan"))
     before = state(network)
 
     record = train(network, pairs(), CONFIG)
@@ -168,6 +169,26 @@ def test_a_training_leaves_the_global_generator_alone() -> None:
     train(network, pairs(), replace(CONFIG, n_steps=2))
 
     assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize(
+    ("n_parts", "given", "expected"), [(1, None, -math.log(16)), (4, None, -math.log(4)), (1, -7.0, -7.0)]
+)
+def test_the_logit_bias_starts_at_the_odds_of_a_match(n_parts: int, given: float | None, expected: float) -> None:
+    network = make()
+
+    record = train(network, pairs(), replace(CONFIG, n_steps=1, n_parts=n_parts, logit_bias=given))
+
+    assert record.looks[0].logit_bias == pytest.approx(expected, abs=0.01)
+
+
+def test_an_order_of_ones_own_is_kept() -> None:
+    backwards = order_of(pairs(), batch_size=16, seed=1, epoch=0)
+    own = pairs(order=lambda epoch: type(backwards)(backwards.pictures[::-1], backwards.captions[::-1]))
+
+    (fed,) = batches(own, batch_size=48, seed=0, start=0, stop=1)
+
+    assert torch.equal(fed.captions, read(backwards.captions[::-1]))
 
 
 def test_an_epoch_sees_each_picture_once_with_one_of_its_own_captions() -> None:

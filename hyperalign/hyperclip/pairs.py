@@ -30,6 +30,7 @@ class Pairs:
         owner: (m,) index of each caption's picture, non-decreasing; every picture has a caption.
         read: Indices of captions → what the text side takes, (B, L) or (B, D_txt).
         likeness: (m, d) unit rows by which captions are alike, for batches of like captions; None where none are asked.
+        order: Epoch → what it sees, for who puts batches together himself; None for the order of `order_of`.
     """
 
     pictures: Pictures
@@ -37,6 +38,7 @@ class Pairs:
     owner: NDArray[np.int64]
     read: Callable[[NDArray[np.int64]], Tensor]
     likeness: NDArray[np.float32] | None = None
+    order: "Callable[[int], Order] | None" = None
 
 
 class Order(NamedTuple):
@@ -137,7 +139,11 @@ def batches(  # noqa: PLR0913 - which part of which steps, how
     transform = picture_transform(pairs.picture)
     step = start
     while step < stop:
-        order = order_of(pairs, batch_size=batch_size, seed=seed, epoch=step // n_steps, n_pools=n_pools)
+        epoch = step // n_steps
+        if pairs.order is not None:
+            order = pairs.order(epoch)
+        else:
+            order = order_of(pairs, batch_size=batch_size, seed=seed, epoch=epoch, n_pools=n_pools)
         places = np.arange(n_steps * batch_size).reshape(n_steps, batch_size)[:, which * share : (which + 1) * share]
         places = places[step % n_steps : step % n_steps + stop - step].reshape(-1)
         chosen, captions = choose(pairs.pictures, order.pictures[places]), order.captions[places]

@@ -54,6 +54,8 @@ class TrainConfig:
         weight_decay: AdamW's decay of matrices; scales, biases and single numbers have none.
         clip_norm: Gradients are scaled down to this norm; 0 for never.
         loss: "siglip", or "infonce" for the softmax contrast.
+        logit_bias: SigLIP's β at the start; None for −log of the pictures in a contrast, the odds of a match, which is
+            −10 at the batch of its authors.
         bn: Statistics that BatchNorm normalises by in training, the batch's or those that are stored.
         n_prompts: Captions of a part that the hypernetwork sees; None for all.
         n_pools: Pool from which batches of like captions are made, in batches; 1 for random batches.
@@ -75,6 +77,7 @@ class TrainConfig:
     weight_decay: float = 0.05
     clip_norm: float = 1.0
     loss: Literal["siglip", "infonce"] = "siglip"
+    logit_bias: float | None = None
     bn: Statistics = "batch"
     n_prompts: int | None = None
     n_pools: int = 1
@@ -198,6 +201,10 @@ def train(
     optimiser = torch.optim.AdamW(_groups(network, config), betas=config.betas, eps=1e-6)
     record = Training()
     network.to(accelerator.device)
+    with torch.no_grad():
+        network.logit_bias.fill_(
+            -math.log(batch_size / config.n_parts) if config.logit_bias is None else config.logit_bias
+        )
     if checkpoint is not None and checkpoint.is_file():
         record = _restore(checkpoint, network, optimiser, config)
     wrapped, prepared = accelerator.prepare(network, optimiser)
