@@ -114,6 +114,7 @@ The map, in the order in which data meets the modules; a line of code may import
         specialise      one set of prompts folded into the image encoder
         measure         zero-shot and retrieval of a model
         winner          a run's winner as the start of a model
+        processes       who does what where several train together
         adapt           the stage: every method trained and scored
         parts           a label set cut in two, and its worst group
         probe           a linear probe that starts at the classes' rows

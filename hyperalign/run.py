@@ -44,6 +44,7 @@ __all__ = [
     "load_stage",
     "load_tensors",
     "log_event",
+    "make_folder",
     "read_log",
     "read_result",
     "resume_run",
@@ -99,7 +100,7 @@ def create_run(out: Path, *, label: str, configuration: Mapping[str, Any]) -> Pa
     """
     now = datetime.now().astimezone()
     name = f"{now:%Y-%m-%d-%H%M%S}-{_slug(label)}"
-    run = _make_folder(out, name)
+    run = make_folder(out, name)
     result: Result = {
         "name": run.name,
         "status": "running",
@@ -314,7 +315,8 @@ def _numbers(cells: Sequence[str]) -> "pd.Series[Any]":
         return pd.Series([float(cell or "nan") for cell in cells], dtype="float64")
 
 
-def _make_folder(out: Path, name: str) -> Path:
+def make_folder(out: Path, name: str) -> Path:
+    """Make `out/name`, with a number behind it where that is taken."""
     for number in range(1, 1000):
         run = out / (name if number == 1 else f"{name}-{number}")
         try:
@@ -322,7 +324,7 @@ def _make_folder(out: Path, name: str) -> Path:
         except FileExistsError:
             continue
         return run
-    raise FileExistsError(f"{out} has a thousand runs called {name}; choose another folder with --out")
+    raise FileExistsError(f"{out} has a thousand folders called {name}; choose another folder with --out")
 
 
 def _slug(label: str) -> str:
