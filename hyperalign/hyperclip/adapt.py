@@ -29,7 +29,7 @@ from hyperalign.hyperclip.measure import classify, retrieve, score_classes
 from hyperalign.hyperclip.pairs import Pairs, likeness_of
 from hyperalign.hyperclip.processes import is_first, same_everywhere
 from hyperalign.hyperclip.stored import Model, ModelRecord, build_model, load_model, save_model
-from hyperalign.hyperclip.text import TextConfig, make_tokenizer
+from hyperalign.hyperclip.text import TextConfig, count_cut, make_tokenizer, tokenize
 from hyperalign.hyperclip.train import TrainConfig, train
 from hyperalign.hyperclip.winner import Winner, find_winner, start_model
 from hyperalign.machine import find_commits, find_hardware, find_versions
@@ -205,8 +205,12 @@ def open_tables(config: AdaptConfig, *, cache_dir: Path, progress: Progress, say
     split = dataset.splits["train"]
     if winner is None:
         image = find_architecture(str(config.arch), input_size=config.input_size)
-        tokenizer = make_tokenizer(split.captions, max_words=config.text_shape().max_words)
-        reader = _Words(split, tokenizer, config.text_shape().context)
+        shape = config.text_shape()
+        tell = _teller(progress, "reading captions")
+        tokenizer = make_tokenizer(split.captions, max_words=shape.max_words, tell=tell)
+        if n_cut := count_cut(tokenizer, split.captions, context=shape.context):
+            say(f"{n_cut:,} training captions are longer than {shape.context} tokens and are cut there")
+        reader = _Words(split, tokenizer, shape.context)
         return Tables(dataset, None, _pairs(split, image, config, reader, None), tokenizer, image)
     rows = _caption_rows(winner.text, dataset, cache_dir, progress)
     ok = usable(rows)
@@ -255,8 +259,6 @@ class _Words:
         self.captions, self.tokenizer, self.context = split.captions, tokenizer, context
 
     def __call__(self, index: NDArray[np.int64]) -> torch.Tensor:
-        from hyperalign.hyperclip.text import tokenize
-
         return tokenize(self.tokenizer, [self.captions[k] for k in index.tolist()], context=self.context)
 
 
