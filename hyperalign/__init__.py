@@ -162,6 +162,7 @@ The map, in the order in which data meets the modules; a line of code may import
         specialise      one set of prompts folded into the image encoder
         measure         zero-shot and retrieval of a model
         winner          a run's winner as the start of a model
+        processes       who does what where several train together
         adapt           the stage: every method trained and scored
         parts           a label set cut in two, and its worst group
         probe           a linear probe that starts at the classes' rows
@@ -176,6 +177,8 @@ The map, in the order in which data meets the modules; a line of code may import
         table_copies    tables without some of their captions
         tar_copies      tar shards without some of their captions
         filtering       data copied without the rest
+        class_sets      class sets of the scenes' own vocabulary
+        effect          HyperCLIP and its baseline on held-out class sets
     use        what is made of rows and connectors when the search is over
         index           rows as a Faiss index
         joint           what joins a pair

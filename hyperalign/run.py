@@ -45,6 +45,7 @@ __all__ = [
     "load_stage",
     "load_tensors",
     "log_event",
+    "make_folder",
     "read_log",
     "read_result",
     "resume_run",
@@ -115,7 +116,7 @@ def create_run(out: Path, *, label: str, configuration: Mapping[str, Any]) -> Pa
 
 def create_folder(out: Path, *, label: str) -> Path:
     """Make an empty folder `out/2026-03-01-142501-<label>`, with a number behind it where there is one already."""
-    return _make_folder(out, f"{datetime.now().astimezone():%Y-%m-%d-%H%M%S}-{_slug(label)}")
+    return make_folder(out, f"{datetime.now().astimezone():%Y-%m-%d-%H%M%S}-{_slug(label)}")
 
 
 def resume_run(run: Path) -> Result:
@@ -318,7 +319,8 @@ def _numbers(cells: Sequence[str]) -> "pd.Series[Any]":
         return pd.Series([float(cell or "nan") for cell in cells], dtype="float64")
 
 
-def _make_folder(out: Path, name: str) -> Path:
+def make_folder(out: Path, name: str) -> Path:
+    """Make `out/name`, with a number behind it where that is taken."""
     for number in range(1, 1000):
         run = out / (name if number == 1 else f"{name}-{number}")
         try:
@@ -326,7 +328,7 @@ def _make_folder(out: Path, name: str) -> Path:
         except FileExistsError:
             continue
         return run
-    raise FileExistsError(f"{out} has a thousand runs called {name}; choose another folder with --out")
+    raise FileExistsError(f"{out} has a thousand folders called {name}; choose another folder with --out")
 
 
 def _slug(label: str) -> str:

@@ -21,7 +21,7 @@ from hyperalign.hyperclip.normalisation import (
     fold,
     use_statistics,
 )
-from hyperalign.hyperclip.text import TextConfig, TextTransformer, make_tokenizer, tokenize
+from hyperalign.hyperclip.text import TextConfig, TextTransformer, count_cut, make_tokenizer, tokenize
 
 SMALL = HyperConfig(n_layers=2, width=32, n_heads=4, feed_forward=48, bottleneck=16)
 TABLE = {  # parameters with a 512-d head, adapted numbers, the paper's thousands, kinds, input
@@ -308,6 +308,7 @@ def test_words_beyond_the_vocabulary_are_spelled_and_long_captions_cut() -> None
     assert cut.shape == (2, 8)
     assert cut[0, -1] == cut[1, 1] == 2
     assert cut[1, 2:].tolist() == [0] * 6
+    assert count_cut(tokenizer, ["red " * 50, "red", "red " * 8, "red " * 7], context=8) == 2
 
 
 def test_the_same_captions_make_the_same_tokenizer(tmp_path: Path) -> None:

@@ -13,7 +13,18 @@ from hyperalign.cli.options import CacheDir, Config, Data, Json, Limit, Out, See
 __all__ = ["bench"]
 
 _WHAT = "What to measure; without any of these, this machine"
-_FLAGS = ("poster", "curve", "sweep", "collapse", "intervals", "adoption", "promotion", "index", "proposals")
+_FLAGS = (
+    "poster",
+    "curve",
+    "sweep",
+    "collapse",
+    "intervals",
+    "adoption",
+    "promotion",
+    "index",
+    "proposals",
+    "hyperclip",
+)
 
 
 def bench(  # noqa: PLR0913 – the signature is the list of options
@@ -47,6 +58,9 @@ def bench(  # noqa: PLR0913 – the signature is the list of options
     ] = False,
     proposals: Annotated[
         bool, typer.Option("--proposals", help="A study over pairs, against promotion.", rich_help_panel=_WHAT)
+    ] = False,
+    hyperclip: Annotated[
+        bool, typer.Option("--hyperclip", help="HyperCLIP on held-out class sets.", rich_help_panel=_WHAT)
     ] = False,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 3,
     zoo: Zoo = None,

@@ -27,14 +27,15 @@ from hyperalign.hyperclip.architectures import BOTTLENECKS, find_architecture, p
 from hyperalign.hyperclip.hypernetwork import HyperConfig
 from hyperalign.hyperclip.measure import classify, retrieve, score_classes
 from hyperalign.hyperclip.pairs import Pairs, likeness_of
+from hyperalign.hyperclip.processes import is_first, same_everywhere
 from hyperalign.hyperclip.stored import Model, ModelRecord, build_model, load_model, save_model
-from hyperalign.hyperclip.text import TextConfig, make_tokenizer
+from hyperalign.hyperclip.text import TextConfig, count_cut, make_tokenizer, tokenize
 from hyperalign.hyperclip.train import TrainConfig, train
 from hyperalign.hyperclip.winner import Winner, find_winner, start_model
 from hyperalign.machine import find_commits, find_hardware, find_versions
 from hyperalign.prepare import embedding_jobs, fill_cache
 from hyperalign.record import to_json
-from hyperalign.run import write_whole
+from hyperalign.run import make_folder, write_whole
 
 __all__ = ["METHODS", "RECORD", "SMALL", "AdaptConfig", "Tables", "adapt", "open_tables", "read_record", "start"]
 
@@ -158,7 +159,7 @@ def adapt(
         The folder: a model for each method, and `adapted.json`.
     """
     tables = open_tables(config, cache_dir=cache_dir, progress=progress, say=say)
-    folder = resume or _same_everywhere(lambda: _make_folder(out, tables))
+    folder = resume or same_everywhere(lambda: _new_folder(out, tables))
     record = read_record(folder) if resume is not None else _new_record(config, tables)
     _write(folder, record)
     if tables.winner is not None and "start" not in record["scores"]:
@@ -204,8 +205,12 @@ def open_tables(config: AdaptConfig, *, cache_dir: Path, progress: Progress, say
     split = dataset.splits["train"]
     if winner is None:
         image = find_architecture(str(config.arch), input_size=config.input_size)
-        tokenizer = make_tokenizer(split.captions, max_words=config.text_shape().max_words)
-        reader = _Words(split, tokenizer, config.text_shape().context)
+        shape = config.text_shape()
+        tell = _teller(progress, "reading captions")
+        tokenizer = make_tokenizer(split.captions, max_words=shape.max_words, tell=tell)
+        if n_cut := count_cut(tokenizer, split.captions, context=shape.context):
+            say(f"{n_cut:,} training captions are longer than {shape.context} tokens and are cut there")
+        reader = _Words(split, tokenizer, shape.context)
         return Tables(dataset, None, _pairs(split, image, config, reader, None), tokenizer, image)
     rows = _caption_rows(winner.text, dataset, cache_dir, progress)
     ok = usable(rows)
@@ -254,8 +259,6 @@ class _Words:
         self.captions, self.tokenizer, self.context = split.captions, tokenizer, context
 
     def __call__(self, index: NDArray[np.int64]) -> torch.Tensor:
-        from hyperalign.hyperclip.text import tokenize
-
         return tokenize(self.tokenizer, [self.captions[k] for k in index.tolist()], context=self.context)
 
 
@@ -325,7 +328,7 @@ def _train(  # noqa: PLR0913 - what is trained, where it is kept, and who is tol
         )
     if made.n_bad:
         say(f"{method}: a picture that cannot be decoded was drawn {made.n_bad:,} times and left out")
-    if _is_first():
+    if is_first():
         save_model(folder / method, model)
     hyper = model.network.hyper
     record["trainings"][method] = {
@@ -386,37 +389,11 @@ def _new_record(config: AdaptConfig, tables: Tables) -> dict[str, Any]:
     }
 
 
-def _same_everywhere(make: Callable[[], Path]) -> Path:
-    """What the first process makes, told to the others where there are some."""
-    from accelerate import PartialState
-    from accelerate.utils import broadcast_object_list
-
-    told = [make() if PartialState().is_main_process else None]
-    broadcast_object_list(told)
-    assert told[0] is not None, "the first process has told it"
-    return told[0]
-
-
-def _is_first() -> bool:
-    """Whether this process writes; of several it is the first alone."""
-    from accelerate import PartialState
-
-    return bool(PartialState().is_main_process)
-
-
-def _make_folder(out: Path, tables: Tables) -> Path:
-    """`out/2026-03-01-142501-adapt-<image encoder>`, with a number behind it where that is taken."""
-    name = f"{datetime.now().astimezone():%Y-%m-%d-%H%M%S}-adapt-{tables.image.name}"
-    for number in range(1, 1000):
-        folder = out / (name if number == 1 else f"{name}-{number}")
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        return folder
-    raise FileExistsError(f"{out} has a thousand folders called {name}; choose another with --out")
+def _new_folder(out: Path, tables: Tables) -> Path:
+    """`out/2026-03-01-142501-adapt-<image encoder>`."""
+    return make_folder(out, f"{datetime.now().astimezone():%Y-%m-%d-%H%M%S}-adapt-{tables.image.name}")
 
 
 def _write(folder: Path, record: Mapping[str, Any]) -> None:
-    if _is_first():
+    if is_first():
         write_whole(folder / RECORD, (to_json(record, indent=1) + "\n").encode())

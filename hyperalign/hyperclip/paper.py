@@ -21,7 +21,7 @@ from hyperalign.config import build
 from hyperalign.hyperclip.adapt import RECORD, AdaptConfig, adapt, open_tables, read_record
 from hyperalign.hyperclip.architectures import find_architecture
 from hyperalign.hyperclip.bound import BoundConfig
-from hyperalign.hyperclip.overhead import N_TOKENS, Shape, measure_overhead
+from hyperalign.hyperclip.overhead import N_TOKENS, Overhead, Shape, measure_overhead
 from hyperalign.hyperclip.paper_sheets import (
     Found,
     Timed,
@@ -32,10 +32,11 @@ from hyperalign.hyperclip.paper_sheets import (
     zero_shot_sheet,
 )
 from hyperalign.hyperclip.probe import ProbeConfig
-from hyperalign.hyperclip.yardsticks import Yardsticks, device_of_training, measure_yardsticks
+from hyperalign.hyperclip.processes import device_of_training, is_first, same_everywhere, wait
+from hyperalign.hyperclip.yardsticks import Yardsticks, measure_yardsticks
 from hyperalign.machine import find_commits, find_hardware, find_versions
 from hyperalign.record import to_json
-from hyperalign.run import write_whole
+from hyperalign.run import make_folder, write_whole
 
 __all__ = ["SHEETS", "TABLES_RECORD", "TablesConfig", "make_tables", "read_tables"]
 
@@ -154,7 +155,10 @@ def make_tables(
     Returns:
         The folder.
     """
-    folder = resume or _make_folder(out)
+    jobs = _jobs(config)
+    if jobs:  # a mistake in the data or the run comes to light before anything is written
+        open_tables(jobs[0].config, cache_dir=cache_dir, progress=progress, say=lambda sentence: None)
+    folder = resume or same_everywhere(lambda: _new_folder(out))
     record = {
         "status": "running",
         "configuration": asdict(config),
@@ -163,19 +167,20 @@ def make_tables(
         "commit": find_commits(),
         "sheets": {},
     }
-    _write(folder, record)
-    jobs = _jobs(config)
+    if is_first():
+        _write(folder, record)
     found = []
     for number, job in enumerate(jobs, start=1):
         say(f"{job.arch or 'the winner'}, batch {job.batch_size}, seed {job.seed}: {number} of {len(jobs)}")
         found.append(_adapted(config, job, folder, cache_dir, progress, say))
-    timed = _timed(config, cache_dir, progress, say) if "overhead" in config.sheets else []
-    sheets = _sheets(config, found, timed)
-    record["sheets"] = {name: sheet._asdict() for name, sheet in sheets.items()}
-    for name, sheet in sheets.items():
-        write_whole(folder / f"{name}.csv", _as_csv(sheet).encode())
-    record["status"] = "finished"
-    _write(folder, record)
+    if is_first():
+        timed = _timed(config, folder, cache_dir, progress, say) if "overhead" in config.sheets else []
+        sheets = _sheets(config, found, timed)
+        for name, sheet in sheets.items():
+            write_whole(folder / f"{name}.csv", _as_csv(sheet).encode())
+        sheet_records = {name: sheet._asdict() for name, sheet in sheets.items()}
+        _write(folder, {**record, "sheets": sheet_records, "status": "finished"})
+    wait()
     return folder
 
 
@@ -228,15 +233,18 @@ def _adapted(config: TablesConfig, job: _Job, folder: Path, cache_dir: Path, pro
     """One adaptation with its probes and bounds; what is in the folder already is read."""
     home = folder / job.name
     begun = next(iter(sorted(home.glob(f"*/{RECORD}"))), None)
-    if begun is None or read_record(begun.parent)["status"] != "finished":
+    finished = begun is not None and read_record(begun.parent)["status"] == "finished"
+    wait()  # every process must have looked before one writes
+    if begun is None or not finished:
         resume = None if begun is None else begun.parent
         begun = adapt(job.config, cache_dir=cache_dir, out=home, resume=resume, progress=progress, say=say) / RECORD
-    record = read_record(begun.parent)
     extras = begun.parent / _EXTRAS
-    if not extras.is_file():
+    if is_first() and not extras.is_file():
         dataset = open_tables(job.config, cache_dir=cache_dir, progress=progress, say=lambda sentence: None).dataset
         made = measure_yardsticks(begun.parent, dataset.label_sets, _yardsticks(config, job.seed), progress=progress)
         write_whole(extras, (to_json(made) + "\n").encode())
+    wait()
+    record = read_record(begun.parent)
     arch = job.arch or str(record["pair"])
     return Found(arch, job.batch_size, job.seed, record, json.loads(extras.read_text(encoding="utf-8")))
 
@@ -252,22 +260,25 @@ def _yardsticks(config: TablesConfig, seed: int) -> Yardsticks:
     )
 
 
-def _timed(config: TablesConfig, cache_dir: Path, progress: Progress, say: Say) -> list[Timed]:
-    """The overhead of every architecture."""
+def _timed(config: TablesConfig, folder: Path, cache_dir: Path, progress: Progress, say: Say) -> list[Timed]:
+    """The overhead of every architecture; what is in the folder already is read."""
     device = device_of_training().type
     batch_size = config.overhead_batch or (None if device == "cuda" else _CPU_BATCH)
     precision = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[config.base.training().precision]
     timed = []
-    for name, shape in _shapes(config, cache_dir, progress, say):
-        overhead = measure_overhead(
-            shape,
-            batch_size=batch_size,
-            device=device,
-            n_rounds=config.n_rounds,
-            precision=precision,
-            progress=progress,
-        )
-        timed.append(Timed(name, overhead))
+    for number, (name, shape) in enumerate(_shapes(config, cache_dir, progress, say)):
+        path = folder / f"overhead-{number}.json"
+        if not path.is_file():
+            overhead = measure_overhead(
+                shape,
+                batch_size=batch_size,
+                device=device,
+                n_rounds=config.n_rounds,
+                precision=precision,
+                progress=progress,
+            )
+            write_whole(path, (to_json(overhead._asdict()) + "\n").encode())
+        timed.append(Timed(name, Overhead(**json.loads(path.read_text(encoding="utf-8")))))
     return timed
 
 
@@ -335,17 +346,9 @@ def _as_csv(sheet: Sheet) -> str:
     return text.getvalue()
 
 
-def _make_folder(out: Path) -> Path:
-    """`out/2026-03-01-142501-tables`, with a number behind it where that is taken."""
-    name = f"{datetime.now().astimezone():%Y-%m-%d-%H%M%S}-tables"
-    for number in range(1, 1000):
-        folder = out / (name if number == 1 else f"{name}-{number}")
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        return folder
-    raise FileExistsError(f"{out} has a thousand folders called {name}; choose another with --out")
+def _new_folder(out: Path) -> Path:
+    """`out/2026-03-01-142501-tables`."""
+    return make_folder(out, f"{datetime.now().astimezone():%Y-%m-%d-%H%M%S}-tables")
 
 
 def _write(folder: Path, record: Mapping[str, Any]) -> None:

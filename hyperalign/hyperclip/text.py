@@ -6,7 +6,7 @@ Source: Radford et al. 2021, arXiv:2103.00020, section 2.4.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from hyperalign.hyperclip.hypernetwork import transformer_layers
 
-__all__ = ["TextConfig", "TextTransformer", "make_tokenizer", "tokenize"]
+__all__ = ["TextConfig", "TextTransformer", "count_cut", "make_tokenizer", "tokenize"]
 
+_TOLD_EVERY = 10_000
 _PAD, _UNKNOWN, _END = "[PAD]", "[UNK]", "[END]"  # numbers 0, 1 and 2
 
 
@@ -89,18 +90,23 @@ class TextTransformer(nn.Module):
         return rows
 
 
-def make_tokenizer(captions: Sequence[str], *, max_words: int) -> Tokenizer:
+def make_tokenizer(
+    captions: Sequence[str], *, max_words: int, tell: Callable[[int, int], None] = lambda done, total: None
+) -> Tokenizer:
     """A tokenizer of these captions: every character, and the most frequent words whole.
 
     Args:
         captions: At least one with a character in it.
         max_words: Words with a token of their own.
+        tell: Told how many captions are read, and of how many.
     """
     normalizer = normalizers.BertNormalizer(lowercase=True)
     splitter = pre_tokenizers.BertPreTokenizer()
-    counts = Counter(
-        word for caption in captions for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(caption))
-    )
+    counts = Counter[str]()
+    for done, caption in enumerate(captions, start=1):
+        counts.update(word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(caption)))
+        if done % _TOLD_EVERY == 0 or done == len(captions):
+            tell(done, len(captions))
     characters = sorted({character for word in counts for character in word})
     words = sorted(counts, key=lambda word: (-counts[word], word))[:max_words]
     pieces = dict.fromkeys([_PAD, _UNKNOWN, _END, *characters, *(f"##{one}" for one in characters), *words])
@@ -119,3 +125,12 @@ def tokenize(tokenizer: Any, captions: Sequence[str], *, context: int) -> Tensor
     for row, own in zip(tokens, ids, strict=True):
         row[: len(own) + 1] = torch.tensor([*own, 2])
     return tokens
+
+
+def count_cut(tokenizer: Any, captions: Sequence[str], *, context: int) -> int:
+    """How many captions are longer than `context` tokens, the end of the text among them."""
+    return sum(
+        len(encoding.ids) >= context
+        for start in range(0, len(captions), _TOLD_EVERY)
+        for encoding in tokenizer.encode_batch(captions[start : start + _TOLD_EVERY], add_special_tokens=False)
+    )

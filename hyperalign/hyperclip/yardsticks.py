@@ -15,11 +15,12 @@ from hyperalign.hyperclip.bound import BoundConfig, tune_normalisation
 from hyperalign.hyperclip.measure import embed_pictures
 from hyperalign.hyperclip.parts import Parts, split_labels
 from hyperalign.hyperclip.probe import ProbeConfig, train_probe
+from hyperalign.hyperclip.processes import device_of_training
 from hyperalign.hyperclip.specialise import class_rows
 from hyperalign.hyperclip.stored import Model, load_model
 from hyperalign.rank.metrics import usable, zero_shot_hits
 
-__all__ = ["Yardsticks", "device_of_training", "measure_yardsticks"]
+__all__ = ["Yardsticks", "measure_yardsticks"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -71,13 +72,6 @@ def measure_yardsticks(
         groups = None if labels.groups is None else [labels.group_names[group] for group in labels.groups[test]]
         found[name] = {"test": test.tolist(), "groups": groups, "hits": {k: v.tolist() for k, v in hits.items()}}
     return found
-
-
-def device_of_training() -> torch.device:
-    """The device that `train` uses."""
-    from accelerate import PartialState
-
-    return torch.device(PartialState().device.type)
 
 
 def _probe_hits(
