@@ -136,6 +136,16 @@ def test_overhead_stands_beside_what_the_trainings_reached() -> None:
     assert sheet.rows[1]["training_siglip_per_second"] is None
 
 
+def test_the_start_of_a_winner_stands_in_the_tables_and_has_no_training() -> None:
+    one = made_up(hits={"start": [1, 1, 1, 1, 1, 1]})
+    del one.record["trainings"]["start"]
+
+    assert zero_shot_sheet([one]).rows[0]["start_top_1_score"] == 100.0
+    assert worst_group_sheet([one]).rows[0]["start_worst_group_score"] == 100.0
+    assert batch_sheet([one]).rows[0]["start_top_1_score"] == 100.0
+    assert {row["method"] for row in norms_sheet([one]).rows} == {"siglip", "hyperclip"}
+
+
 def test_norms_keep_the_first_and_the_last_look() -> None:
     one = made_up()
     looks = [{**LOOK, "step": step} for step in range(1, 51)]

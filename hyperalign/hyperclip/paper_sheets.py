@@ -171,7 +171,7 @@ def batch_sheet(found: Sequence[Found]) -> Sheet:
     rows = []
     for batch_size in sorted({one.batch_size for one in found}):
         own = [one for one in found if one.batch_size == batch_size]
-        steps = own[0].record["trainings"][_methods(own)[0]]["n_steps"]
+        steps = own[0].record["trainings"][_BASELINE]["n_steps"]
         for name in _class_sets(own):
             rows.append({"batch": batch_size, "steps": steps, "classes": name, **_compared(_all_hits(own, name))})
         rows.append({"batch": batch_size, "steps": steps, "classes": CAPTIONS, **_compared(_all_recalls(own))})
@@ -189,8 +189,8 @@ def norms_sheet(found: Sequence[Found]) -> Sheet:
     rows = [
         {"architecture": one.arch, "batch": one.batch_size, "seed": one.seed, "method": method, **look}
         for one in found
-        for method in _methods([one])
-        for look in _thinned(one.record["trainings"][method]["looks"])
+        for method, training in one.record["trainings"].items()
+        for look in _thinned(training["looks"])
     ]
     return Sheet("norms over training", rows, ["parameters and updates are the image encoder's"])
 
