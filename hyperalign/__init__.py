@@ -109,7 +109,11 @@ The map, in the order in which data meets the modules; a line of code may import
         words           numbers and names as people read them
         view            what is shown, before it is a table or a page
         table           a run in the terminal
+        chances         comparisons and draws, small enough for a page
+        against         one run held against another
+        payload         what the page of a run knows, as plain data
         page            a run as one HTML file
+        address         the limits a page is opened with
         planned         a plan in the terminal
         benched         a measurement in the terminal
         drawn           score against FLOPs as a figure

@@ -139,4 +139,5 @@ def _whitening(tensors: Mapping[str, NDArray[Any]], name: str, given: Mapping[st
 def _fit(given: Mapping[str, Any]) -> Fit:
     """NaN is null in JSON."""
     looks = [Look(int(step), *(float("nan") if x is None else x for x in rest)) for step, *rest in given["looks"]]
-    return Fit(**{**given, "looks": looks})
+    losses = [(int(step), float(loss)) for step, loss in given.get("losses", [])]
+    return Fit(**{**given, "looks": looks, "losses": losses})

@@ -18,7 +18,7 @@ from hyperalign.rank.resampling import Contributions, per_image, per_picture
 from hyperalign.rank.standings import Standings, pareto
 from hyperalign.run import Run, load_tensors
 
-__all__ = ["Limited", "OpenRun", "contributions_of", "open_run"]
+__all__ = ["Answered", "Limited", "OpenRun", "contributions_of", "open_run", "read_answered"]
 
 
 class Limited(NamedTuple):
@@ -107,8 +107,40 @@ class OpenRun:
 _NAMED = 8  # pairs of the front that are named before the rest is counted
 
 
+class Answered(NamedTuple):
+    """The pairs of the method that answers, and what their scores are made from.
+
+    Attributes:
+        table: Their rows of the leaderboard, by position.
+        contributions: What each test image adds to their scores, in the order of the run's hits.
+        places: (P,) where each row of the table stands in that order.
+    """
+
+    table: pd.DataFrame
+    contributions: Contributions
+    places: NDArray[np.int64]
+
+
 def open_run(run: Run) -> OpenRun:
     """Read the hits of a finished run and compare its pairs; seconds where there are thousands.
+
+    Raises:
+        FileNotFoundError: If the run has no hits.
+    """
+    table, contributions, places = read_answered(run)
+    known = table.drop_duplicates("image_encoder").set_index("image_encoder")["latency_ms"].dropna()
+    return OpenRun(
+        run=run,
+        table=table,
+        standings=Standings(contributions, seed=int(run.result["configuration"].get("seed", 0))),
+        places=places,
+        specs=_specs(run),
+        latencies={str(name): float(ms) for name, ms in known.items()},
+    )
+
+
+def read_answered(run: Run) -> Answered:
+    """Read the hits of the method that answers.
 
     Raises:
         FileNotFoundError: If the run has no hits.
@@ -125,18 +157,9 @@ def open_run(run: Run) -> OpenRun:
         f"{first['method']}-{first['sides']}-{first['seed']}",
         task=str(configuration.get("task", "retrieval")),
     )
-    specs = tuple(_spec(record) for record in run.result["encoders"])
-    in_hits = pd.Series(range(len(table)), index=_hits_order(run, table, specs))
+    in_hits = pd.Series(range(len(table)), index=_hits_order(run, table, _specs(run)))
     names = pd.MultiIndex.from_frame(table[["image_encoder", "text_encoder"]])
-    known = table.drop_duplicates("image_encoder").set_index("image_encoder")["latency_ms"].dropna()
-    return OpenRun(
-        run=run,
-        table=table,
-        standings=Standings(contributions, seed=int(configuration.get("seed", 0))),
-        places=np.asarray(in_hits.loc[names], dtype=np.int64),
-        specs=specs,
-        latencies={str(name): float(ms) for name, ms in known.items()},
-    )
+    return Answered(table, contributions, np.asarray(in_hits.loc[names], dtype=np.int64))
 
 
 def contributions_of(hits: Mapping[str, NDArray[Any]], stage: str, *, task: str) -> Contributions:
@@ -164,6 +187,11 @@ def _hits_order(run: Run, table: pd.DataFrame, specs: Sequence[EncoderSpec]) -> 
     there = set(zip(table["image_encoder"], table["text_encoder"], strict=True))
     grid = [(image, text) for image in names["image"] for text in names["text"]]
     return pd.MultiIndex.from_tuples([pair for pair in grid if pair in there])
+
+
+def _specs(run: Run) -> tuple[EncoderSpec, ...]:
+    """The encoders that took part."""
+    return tuple(_spec(record) for record in run.result["encoders"])
 
 
 def _spec(record: dict[str, Any]) -> EncoderSpec:

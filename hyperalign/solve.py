@@ -299,6 +299,10 @@ def _log_training(run: Path, name: str, solution: Solution) -> None:
     for fit in solution.fits:
         for look in fit.looks:
             log_event(run, "look", stage=name, **look._asdict())
+        if fit.losses:
+            log_event(run, "losses", stage=name, curve=fit.losses)
+        if fit.diverged:
+            log_event(run, "diverged", stage=name, at_step=fit.n_steps)
         if fit.rolled_back:
             log_event(run, "rolled back", stage=name, to_step=fit.best_step, of=fit.n_steps)
 

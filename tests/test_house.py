@@ -39,6 +39,7 @@ OWNERS = {
     "typer": ("cli",),
     "rich": ("cli", "show"),
     "jinja2": ("show.page",),
+    "markupsafe": ("show.page",),
     "matplotlib": ("show.drawn",),
 }
 HEAVY = ("torch", "timm", "sentence_transformers", "transformers", "pandas", "faiss", "optuna", "numpy", "pyarrow")

@@ -17,6 +17,7 @@ from hyperalign.align.damped import DampedMean
 from hyperalign.ledger import adamw_flops, damped_flops
 
 MAX_LOGIT_SCALE = 100.0
+_N_LOSSES = 59  # of the training curve, beside the first
 _LEAST_MEMORY = 2.0  # gradients: fewer cannot be told from noise, and nothing would ever move
 
 
@@ -166,7 +167,8 @@ class Fit:
     """What happened in one training.
 
     Attributes:
-        looks: The curve.
+        looks: The curve of validation.
+        losses: Steps, and the loss of the batch at each of them, in nats; at most 60.
         n_steps: Optimiser steps done.
         flops: Forward and backward of all steps.
         optimiser_flops: Updates, by formula.
@@ -177,6 +179,7 @@ class Fit:
     """
 
     looks: list[Look] = field(default_factory=list)
+    losses: list[tuple[int, float]] = field(default_factory=list)
     n_steps: int = 0
     flops: int = 0
     optimiser_flops: int = 0
@@ -288,6 +291,7 @@ class _Watch:
         self.parameters, self.record, self.config, self.validate = parameters, record, config, validate
         n_looks = config.n_validations if validate is not None else 20
         self.looks_at = {round(n_steps * (k + 1) / n_looks) for k in range(n_looks)}
+        self.losses_at = {round(n_steps * (k + 1) / _N_LOSSES) for k in range(_N_LOSSES)} | {1}
         self.best, self.kept, self.last = -math.inf, list[Tensor](), math.nan
         if validate is not None:
             self._look()
@@ -295,6 +299,8 @@ class _Watch:
     def after_step(self, loss: Tensor) -> None:
         """Look, where it is time to."""
         self.last = float(loss.detach())
+        if self.record.n_steps in self.losses_at:
+            self.record.losses.append((self.record.n_steps, self.last))
         if self.record.n_steps in self.looks_at:
             self._look()
 

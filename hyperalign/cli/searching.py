@@ -38,6 +38,7 @@ from hyperalign.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from hyperalign.embed.zoo import Limits
     from hyperalign.run import Run
     from hyperalign.search import SearchConfig
 
@@ -155,6 +156,9 @@ def embed(  # noqa: PLR0913 – the signature is the list of options
 def report(  # noqa: PLR0913 – the signature is the list of options
     ctx: typer.Context,
     run: RunPath,
+    others: Annotated[
+        list[Path] | None, typer.Argument(metavar="[RUN2]...", help="Runs that it is held against.")
+    ] = None,
     budget: Budget = None,
     text_budget: TextBudget = None,
     pair_budget: PairBudget = None,
@@ -162,33 +166,58 @@ def report(  # noqa: PLR0913 – the signature is the list of options
     max_latency: MaxLatency = None,
     dim: Dim = None,
     license: License = None,
+    open: Annotated[bool, typer.Option("--open", help="Open the page in a browser, at the limits given.")] = False,
     json: Json = False,
 ) -> None:
-    """Draw the page of a finished run again, or print its order under other limits; nothing is trained again."""
-    from hyperalign.run import load_run
-    from hyperalign.show.page import write_page
+    """Draw the page of a finished run again, or print its order under other limits; nothing is trained again.
 
-    finished = load_run(run)
-    words = {name: value for name, value in given(ctx).items() if name not in ("run", "json")}
-    if words:
-        finished = _under(finished, words)
+    Several runs: the first is held against the others, in a page of its own.
+    """
+    from hyperalign.run import load_run
+
+    finished, beside = load_run(run), [load_run(other) for other in others or ()]
+    not_limits = ("run", "others", "open", "json")
+    words = {name: value for name, value in given(ctx).items() if name not in not_limits}
     if json:
-        print_json(finished.document())
-    elif words:
+        print_json((_under(finished, words) if words else finished).document())
+        return
+    if words:
         from hyperalign.show.table import render_order
 
         console = stdout()
-        console.print(render_order(finished, width=console.width))
-    else:
-        typer.echo(write_page(finished))
+        console.print(render_order(_under(finished, words), width=console.width))
+    if open or beside or not words:
+        _draw_page(finished, beside, words, show=open)
+
+
+def _draw_page(run: "Run", others: "list[Run]", words: Mapping[str, Any], *, show: bool) -> None:
+    """Write the page, say where it is, and open it where that is wanted."""
+    from hyperalign.show.page import write_page
+
+    with show_progress() as display:
+        page = write_page(run, others, progress=display.progress)
+    typer.echo(page)
+    if show:
+        import webbrowser
+
+        from hyperalign.show.address import address_of
+
+        if not webbrowser.open(page.resolve().as_uri() + address_of(_limits(words))):
+            say(f"no browser could be opened here; open {page} yourself")
 
 
 def _under(run: "Run", words: Mapping[str, Any]) -> "Run":
     """A finished run under the limits that were typed."""
-    from hyperalign.config import place_words
     from hyperalign.relimit import open_run
 
-    return open_run(run).as_run(from_record(place_words(words)).limits)
+    return open_run(run).as_run(_limits(words))
+
+
+def _limits(words: Mapping[str, Any]) -> "Limits":
+    """The limits that were typed."""
+    from hyperalign.config import place_words
+
+    return from_record(place_words(words)).limits
 
 
 def _run_search(wanted: "SearchConfig", *, cache_dir: Path, out: Path, resume: Path | None, json: bool) -> "Run":
@@ -236,7 +265,8 @@ def _print_run(path: Path, *, json: bool) -> "Run":
     from hyperalign.show.table import render_run
 
     run = load_run(path)
-    page = write_page(run)
+    with show_progress() as display:
+        page = write_page(run, progress=display.progress)
     if json:
         print_json(run.document())
     else:

@@ -35,6 +35,16 @@ class Standings:
         self._draws = torch.cat([draws.T for draws in draw_scores(score, rows, seed=seed)], 1).contiguous()
         self._least, self._most = self._draws.amin(1).numpy(), self._draws.amax(1).numpy()
 
+    def better(self) -> NDArray[np.bool_]:
+        """(P, P) True where the pair of the column is better at 95 % than the pair of the row."""
+        return np.unpackbits(self._better, axis=1, count=len(self._better)).astype(np.bool_)
+
+    def draws(self, most: int) -> NDArray[np.float32]:
+        """(P, D) expected scores drawn from their posterior, up to a shift; D is at most `most`, evenly thinned."""
+        n_draws = self._draws.shape[1]
+        picked = np.linspace(0, n_draws - 1, min(most, n_draws)).round().astype(np.int64)
+        return np.asarray(self._draws[:, torch.from_numpy(picked)].numpy())
+
     def among(self, kept: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Rank and chance of being the best among some of the pairs.
 

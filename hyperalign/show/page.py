@@ -1,74 +1,128 @@
-"""A run as one HTML page: no network, no scripts, light and dark. The same run gives the same bytes.
+"""A run as one HTML page: one file, no network, light and dark. The same run gives the same bytes.
 
-Every name and sentence is escaped by the template, and the page forbids by its own policy whatever would be loaded or
-run, so that a name that slipped through could do nothing.
+The page says everything that matters without any script: the answer, the first pairs, the costs. Its own code, in
+`web/`, makes it answer questions; figures are drawn by BokehJS, which comes with the Python package of that name and is
+embedded. The page forbids by its own policy whatever would be loaded, and every script but those it was written with,
+so that a name that slipped through could do nothing; names are escaped besides.
 """
 
+import base64
+import hashlib
 import json
-import math
-from collections.abc import Mapping
-from importlib import resources
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 
+from hyperalign.relimit import open_run
 from hyperalign.run import Run, write_whole
 from hyperalign.show import words
-from hyperalign.show.view import ABOUT_RATIOS, Board, agreements, costs, draw_board, ratios, totals
+from hyperalign.show.chances import Chances, pack_chances
+from hyperalign.show.payload import describe
+from hyperalign.show.view import ABOUT_RATIOS, agreements, costs, draw_board, ratios, totals
 
 __all__ = ["render_page", "write_page"]
 
+N_ROWS = 50  # pairs that stand in the page's table before any script runs
+_MANY = 500  # pairs; comparing more than these takes seconds
+_OWN = (  # the page's own code, in the order in which it is read
+    *("words", "run", "order", "limits", "state", "answer", "table", "figures", "points", "heatmap", "curves"),
+    *("ledger", "versus", "drawer", "main"),
+)
 
-def write_page(run: Run) -> Path:
-    """Write `report.html` into the run's folder and return its path."""
-    path = run.path / "report.html"
-    write_whole(path, render_page(run).encode())
+Progress = Callable[[str, int, int], None]
+
+
+def write_page(run: Run, others: Sequence[Run] = (), *, progress: Progress | None = None) -> Path:
+    """Write `report.html` into the run's folder and return its path.
+
+    Args:
+        run: A finished run.
+        others: Runs that it is held against; the page is then `report-against-NAME.html` beside its own.
+        progress: Told `(stage, done, total)` where the run is so large that its page takes seconds.
+    """
+    against = "".join(f"-{_slug(other.path.resolve().name)}" for other in others)
+    path = run.path / (f"report-against{against}.html" if others else "report.html")
+    tell = progress if progress is not None and len(run.leaderboard) > _MANY else lambda *_: None
+    tell("drawing the page", 0, 1)
+    write_whole(path, render_page(run, others).encode())
+    tell("drawing the page", 1, 1)
     return path
 
 
-def render_page(run: Run) -> str:
-    """Draw a run; nothing but its files goes in."""
+def render_page(run: Run, others: Sequence[Run] = ()) -> str:
+    """Draw a run, held against others where some are given; nothing but their files goes in."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(
         {name: getattr(words, name) for name in ("clean", "count", "duration", "flops", "points", "size")}
     )
-    template = environment.from_string(resources.files(__package__).joinpath("report.html.j2").read_text("utf-8"))
-    result = run.result
-    board = draw_board(run)
+    result, board, chances = run.result, draw_board(run), _chances(run)
     configuration = json.dumps(result["configuration"], indent=2, ensure_ascii=False, sort_keys=True)
-    return template.render(
+    library, own = _bokeh(), _own_code()
+    return environment.from_string(_web("report.html.j2")).render(
         result=result,
+        others=[words.clean(other.result["name"]) for other in others],
         about_ratios=ABOUT_RATIOS,
         agreements=agreements(run),
         board=board,
         configuration="\n".join(words.clean(line) for line in configuration.splitlines()),
         costs=costs(run),
-        facts=_facts(result),
-        marks=_marks(board),
         dash=words.NONE,
+        data=Markup(_as_json(describe(run, chances, others))),
+        draws=Markup("" if chances is None else chances.draws),
+        facts=_facts(result),
+        n_rows=N_ROWS,
+        policy=_policy([*library, own]),
         ratios=ratios(run),
+        scripts=[Markup(text) for text in (*library, own)],
+        styles=Markup(_web("report.css")),
         totals=totals(run),
     )
 
 
-def _marks(board: Board) -> list[dict[str, float] | None]:
-    """Where each row's interval lies on an axis from 0 to 100 that all rows share; None where it has none."""
-    ends = [end for row in board.rows for end in (row.low, row.high) if math.isfinite(end)]
-    if not ends:
-        return [None for _ in board.rows]
-    low, high = min(ends), max(ends)
-    scale = 100 / (high - low) if high > low else 0.0
+def _slug(name: str) -> str:
+    """A folder's name as part of a file's."""
+    return "".join(char if char.isalnum() or char in "-_." else "-" for char in name)[:60]
 
-    def place(value: float) -> float:
-        return round((value - low) * scale, 2)
 
-    return [
-        {"low": place(row.low), "score": place(row.score), "high": place(row.high)}
-        if all(math.isfinite(value) for value in (row.low, row.score, row.high))
-        else None
-        for row in board.rows
-    ]
+def _chances(run: Run) -> Chances | None:
+    """Comparisons and draws; None for a run that has not kept its hits."""
+    if not (run.path / "hits.safetensors").is_file() or "encoders" not in run.result:
+        return None
+    return pack_chances(open_run(run))
+
+
+def _web(name: str) -> str:
+    """A file of the page as it is written."""
+    return resources.files(__package__).joinpath("web", name).read_text("utf-8")
+
+
+def _own_code() -> str:
+    """The page's own code as one script with a scope of its own."""
+    return '(() => {\n"use strict";\n' + "\n".join(_web(f"{name}.js") for name in _OWN) + "\n})();"
+
+
+def _bokeh() -> list[str]:
+    """BokehJS as the installed package brings it."""
+    folder = metadata.distribution("bokeh").locate_file("bokeh/server/static/js")
+    scripts = [Path(str(folder), f"{name}.min.js").read_text("utf-8") for name in ("bokeh", "bokeh-api")]
+    return [script.replace("</script", "<\\/script") for script in scripts]
+
+
+def _policy(scripts: list[str]) -> str:
+    """What the page may do: run these scripts, style itself, show pictures that stand in it; load nothing."""
+    digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
+    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
+    return f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:"
+
+
+def _as_json(value: object) -> str:
+    """JSON that cannot end the script element in which it stands."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _facts(result: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -1,0 +1,119 @@
+// What all figures share: BokehJS in the colours of the page, a word at the pointer, and being drawn when looked at.
+
+const look = {};
+function readLook() {
+  const style = getComputedStyle(document.documentElement);
+  for (const name of ["ground", "panel", "ink", "faint", "line", "mark", "band", "ghost", "warn"]) look[name] = style.getPropertyValue(`--${name}`).trim();
+  look.picks = Array.from({ length: MOST_SELECTED }, (_, k) => style.getPropertyValue(`--pick-${k}`).trim());
+  look.ramp = style.getPropertyValue("--ramp").split(",").map((color) => color.trim());
+}
+
+// A figure without a frame, in the page's own ink. `options` go to Bokeh.
+function newFigure(options) {
+  const figure = Bokeh.Plotting.figure({
+    sizing_mode: "stretch_width", height: 320, tools: "box_zoom,reset,save", toolbar_location: "right",
+    background_fill_color: look.ground, border_fill_color: look.ground, outline_line_color: null, min_border: 4, ...options,
+  });
+  figure.toolbar.logo = null;
+  figure.toolbar.autohide = true;
+  const font = { text_color: look.faint, text_font: "system-ui, sans-serif", text_font_size: "12px" };
+  for (const axis of [...figure.below, ...figure.left]) {
+    axis.axis_line_color = look.line;
+    axis.major_tick_line_color = look.line;
+    axis.minor_tick_line_color = null;
+    axis.axis_label_standoff = 8;
+    for (const [name, value] of Object.entries(font)) {
+      axis[`axis_label_${name}`] = value;
+      axis[`major_label_${name}`] = value;
+    }
+    axis.axis_label_text_font_style = "normal";
+  }
+  for (const grid of figure.center) {
+    grid.grid_line_color = look.line;
+    grid.grid_line_alpha = 0.6;
+  }
+  return figure;
+}
+
+// Ticks in our own words.
+function formatter(word) {
+  const made = new Bokeh.Models.BasicTickFormatter();
+  made.doFormat = (ticks) => ticks.map(word);
+  return made;
+}
+
+const newSource = (data) => new Bokeh.ColumnDataSource({ data });
+
+const drawings = []; // what can be drawn: id of its place, how, and how it follows the state
+
+// A figure is drawn when it comes near the screen and follows the state while it is there.
+function addDrawing(id, draw) {
+  const place = byId(id);
+  if (place) drawings.push({ place, draw, figure: null, near: false, stale: true });
+}
+
+const watcher = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) {
+    const drawing = drawings.find(({ place }) => place === target);
+    drawing.near = isIntersecting;
+    if (isIntersecting) refresh(drawing);
+  }
+}, { rootMargin: "200px" });
+
+function refresh(drawing) {
+  if (!drawing.stale || !seen) return;
+  drawing.stale = false;
+  if (!drawing.figure) {
+    drawing.figure = drawing.draw(drawing.place, seen.state, seen.order);
+    if (!drawing.figure) return;
+  }
+  drawing.figure.show(seen.state, seen.order);
+}
+
+let seen = null; // the state and order that figures are to show
+function showFigures(state, order) {
+  seen = { state, order };
+  for (const drawing of drawings) {
+    drawing.stale = true;
+    if (drawing.near) refresh(drawing);
+  }
+}
+
+function watchFigures() {
+  readLook();
+  drawings.forEach(({ place }) => watcher.observe(place));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redrawFigures);
+}
+
+function redrawFigures() {
+  readLook();
+  for (const drawing of drawings) {
+    drawing.place.replaceChildren();
+    drawing.figure = null;
+    drawing.stale = true;
+    if (drawing.near) refresh(drawing);
+  }
+}
+
+// The word at the pointer; one for each figure, of text alone.
+function newTip(place) {
+  const tip = el("div", { class: "tip", hidden: true });
+  place.append(tip);
+  return {
+    hide: () => { tip.hidden = true; },
+    show: (lines, x, y) => {
+      tip.replaceChildren(...lines.map((line, k) => el("div", { class: k ? null : "head" }, line)));
+      tip.hidden = false;
+      const room = place.clientWidth;
+      tip.style.left = `${Math.max(0, Math.min(x + 14, room - tip.offsetWidth))}px`;
+      tip.style.top = `${Math.max(0, y - tip.offsetHeight - 10)}px`;
+    },
+  };
+}
+
+// What a pair says of itself at the pointer.
+function tipOf(pair) {
+  const interval = column("score_low")[pair] == null ? "" : ` (${tenths(column("score_low")[pair])}–${tenths(column("score_high")[pair])})`;
+  return [`${IMAGE[pair]} + ${TEXT[pair]}`, `score ${points(column("score")[pair])}${interval}`,
+    `${count(ofImage("n_params")[pair])} + ${count(ofText("n_params")[pair])} parameters`];
+}
