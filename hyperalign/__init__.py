@@ -79,6 +79,7 @@ The map, in the order in which data meets the modules; a line of code may import
     account    what a run says of itself
     search     the pipeline
     adopt      one more encoder for a finished run
+    glimpse    a few test captions, and the pictures that the first pairs retrieve for them
     plan       what a search would cost, before anything is computed
     bench      figures that a sceptic can make again
         sheet           what a measurement gives

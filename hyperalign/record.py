@@ -16,6 +16,7 @@ __all__ = [
     "LATE_COLUMNS",
     "LEADERBOARD_COLUMNS",
     "LEDGER_COLUMNS",
+    "PICTURES",
     "WORD_COLUMNS",
     "AgreementRecord",
     "RatioRecord",
@@ -32,6 +33,7 @@ LEADERBOARD_COLUMNS = (
 )
 LATE_COLUMNS = ("n_train",)  # runs of version 0.1 do not have them
 LEDGER_COLUMNS = ("stage", "what", "flops", "seconds", "peak_bytes", "method")
+PICTURES = "pictures.json"  # of a run: what its first pairs retrieve, where that was asked for
 WORD_COLUMNS = (
     *("image_encoder", "text_encoder", "method", "sides", "license_image", "license_text"),
     *("stage", "what"),

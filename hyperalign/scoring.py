@@ -22,6 +22,7 @@ __all__ = [
     "each_retrieval",
     "first_captions",
     "mean_score",
+    "nearest_images",
     "retrieval",
     "scoring_flops",
     "watch_flops",
@@ -74,6 +75,29 @@ def each_retrieval(solution: Solution, grid: Grid, *, ks: Sequence[int] = KS) ->
             caption_ok=grid.text_ok[j],
             image_ok=grid.image_ok[i],
         )
+
+
+def nearest_images(solution: Solution, grid: Grid, captions: NDArray[np.int64], k: int) -> list[NDArray[np.int64]]:
+    """The k pictures that each pair retrieves for some captions, the most similar first.
+
+    Args:
+        solution: Connectors of P pairs.
+        grid: Rows of the same encoders on other items.
+        captions: (n,) which captions, ascending.
+        k: Pictures for each; all of them where there are fewer.
+
+    Returns:
+        P arrays (n, min(k, n_images)); pictures that an encoder has no usable row for stand last.
+    """
+    images = cache(lambda i: F.normalize(_coordinates(grid.images[i], solution.images[i]), dim=1))
+    texts = cache(lambda j: _coordinates(Picked(grid.texts[j], captions), solution.texts[j]))
+    found = []
+    for (i, j), weight, bias in zip(solution.pairs, solution.weights, solution.biases, strict=True):
+        similarity = _similarity(images(i), texts(j), weight, bias)(0, len(captions))
+        usable_ones = torch.from_numpy(np.asarray(grid.image_ok[i], dtype=np.bool_))
+        similarity = similarity.masked_fill(~usable_ones, -torch.inf)
+        found.append(similarity.topk(min(k, grid.n_images), dim=1).indices.numpy())
+    return found
 
 
 def mean_score(solution: Solution, grid: Grid) -> float:

@@ -32,9 +32,9 @@ def made_up_grid(
     rng = np.random.default_rng(seed)
     n_pairs, owner = n_images * n_texts, np.repeat(np.arange(n_test), _CAPTIONS)
     level = (rng.normal(0, 0.8, n_images)[:, None] + rng.normal(0, 0.8, n_texts) - 1).reshape(-1, 1)
-    hard, chance = rng.normal(0, 1, n_test), lambda x: 1 / (1 + np.exp(-x))
-    i2t = (rng.random((n_pairs, n_test)) < chance(level + hard)).astype(np.uint8)
-    t2i = (rng.random((n_pairs, len(owner))) < chance(level + hard[owner])).astype(np.uint8)
+    hard = rng.normal(0, 1, n_test)
+    i2t = (rng.logistic(size=(n_pairs, n_test)) < level + hard).astype(np.uint8)
+    t2i = (rng.logistic(size=(n_pairs, len(owner))) < level + hard[owner]).astype(np.uint8)
     found = bootstrap(per_image(t2i.astype(np.float32), i2t.astype(np.float32), owner), seed=seed)
     encoders = [_encoder("image", name.format(k=k), k, n_images) for k in range(n_images)]
     encoders += [_encoder("text", f"text-{k}", k, n_texts) for k in range(n_texts)]

@@ -51,13 +51,26 @@ def looked_at(browser: Any, path: Path, address: str = "", **options: Any) -> It
     """The page, opened; whatever it fetches and whatever goes wrong in it fails the test."""
     context = browser.new_context(**{"viewport": {"width": 1300, "height": 900}, **options})
     context.set_default_timeout(10_000)
-    page, wrong = context.new_page(), list[str]()
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("console", lambda message: message.type in ("error", "warning") and wrong.append(message.text))
-    page.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss()))
-    page.on("request", lambda sent: sent.url.startswith(("file:", "data:")) or wrong.append(sent.url))
-    page.on("request", lambda sent: sent.url.startswith("file:") and opened.append(sent.url))
+    page = context.new_page()
+    wrong: list[str] = []
     opened: list[str] = []
+
+    def request(sent: Any) -> None:
+        if not sent.url.startswith("data:"):
+            (opened if sent.url.startswith("file:") else wrong).append(sent.url)
+
+    def console(message: Any) -> None:
+        if message.type in ("error", "warning"):
+            wrong.append(message.text)
+
+    def dialog(box: Any) -> None:
+        wrong.append(box.message)
+        box.dismiss()
+
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("console", console)
+    page.on("dialog", dialog)
+    page.on("request", request)
     page.add_init_script("navigator.clipboard.writeText = async (text) => { window.copied = text; };")
     page.goto(path.as_uri() + address)
     page.wait_for_selector("#board tbody tr[data-pair]")
@@ -135,9 +148,9 @@ def test_a_limit_ranks_anew_as_the_program_does(browser: Any, run: Run) -> None:
     limits = Limits(image_params=Range(low=4_000_000, high=12_000_000), dim=Range(high=768), licenses=("mit",))
     table = open_run(run).under(limits).table
     with looked_at(browser, run.path / "report.html") as page:
-        move(page, "Image encoder, params: at most", 11)
-        move(page, "Image encoder, params: at least", 3)
-        move(page, "Width, of the image: at most", 1)
+        move(page, "Image parameters: at most", 11)
+        move(page, "Image parameters: at least", 3)
+        move(page, "Image width: at most", 1)
         page.get_by_role("button", name="MIT").click()
         page.wait_for_function("document.querySelectorAll('#board tbody tr').length === " + str(len(table)))
         page.get_by_text(" pairs", exact=False).first.wait_for()
@@ -155,7 +168,7 @@ def test_a_limit_ranks_anew_as_the_program_does(browser: Any, run: Run) -> None:
 
 def test_a_link_brings_back_what_was_seen(browser: Any, run: Run) -> None:
     with looked_at(browser, run.path / "report.html") as page:
-        move(page, "Text encoder, params: at most", 1)
+        move(page, "Text parameters: at most", 1)
         page.get_by_role("searchbox").fill("image-00")
         page.get_by_role("button", name="P(best)").click()
         page.locator("#board tbody tr").nth(2).get_by_role("checkbox").check()
@@ -205,26 +218,24 @@ def test_arrow_keys_go_through_a_figure_and_select_everywhere(browser: Any, run:
 
         [pair] = words_of(page)["open"]
         assert "score" in page.locator("#spoken").inner_text()
+        page.wait_for_function("document.querySelectorAll('#recall-pairs li').length === 1")
         assert page.locator("#recall-pairs li").all_inner_texts() == [pair]
         assert page.locator("#drawer-title").inner_text() == pair.replace("+", " + ")
 
 
-def test_a_click_on_the_grid_selects_the_pair_under_it(browser: Any, run: Run) -> None:
-    means = (
-        run.leaderboard.groupby("image_encoder")["score"].mean(),
-        run.leaderboard.groupby("text_encoder")["score"].mean(),
-    )
+def test_hovering_names_a_pair_and_a_click_selects_it(browser: Any, run: Run) -> None:
+    best = run.leaderboard.groupby("text_encoder")["score"].mean().idxmax()
     with looked_at(browser, run.path / "report.html") as page:
-        figure = show(page, "heatmap")
+        box = show(page, "heatmap").bounding_box()
         page.wait_for_timeout(500)
-        inner = page.evaluate(
-            "Bokeh.index.roots.map(({ el, frame }) => [el.closest('.figure')?.id, frame.bbox.left, frame.bbox.top])"
-        )
-        left, top = next(rest for name, *rest in inner if name == "figure-heatmap")
-        box = figure.bounding_box()
-        page.mouse.click(box["x"] + left + 4, box["y"] + top + 4)
+        at = (box["x"] + box["width"] / 2, box["y"] + 14)
+        page.mouse.move(*at)
+        page.wait_for_selector("#figure-heatmap .tip:not([hidden])")
+        named = page.locator("#figure-heatmap .tip .head").inner_text()
+        page.mouse.click(*at)
 
-        assert words_of(page)["pair"] == [f"{means[0].idxmax()}+{means[1].idxmax()}"]
+        assert named.endswith(f" + {best}"), "the best text encoder stands on top"
+        assert words_of(page)["pair"] == [named.replace(" + ", "+")]
 
 
 def test_what_is_shown_is_copied(browser: Any, run: Run) -> None:
@@ -284,7 +295,7 @@ def test_a_script_that_is_not_of_the_page_does_not_run(browser: Any, run: Run) -
 def test_a_run_without_hits_can_be_limited_and_claims_no_chances(browser: Any, finished_run: Run) -> None:
     write_page(finished_run)
     with looked_at(browser, finished_run.path / "report.html") as page:
-        move(page, "Image encoder, params: at most", 1)
+        move(page, "Image parameters: at most", 1)
 
         assert column(page, "image encoder") == ["small-vit", "tiny-net"]
         assert set(column(page, "P(best)")) == {"–"}

@@ -5,6 +5,7 @@ import hashlib
 import io
 import math
 import re
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -179,7 +180,8 @@ def test_a_name_cannot_become_part_of_the_page(tmp_path: Path) -> None:
 
 
 def test_the_page_loads_nothing_and_runs_its_own_scripts_alone(finished_run: Run) -> None:
-    page = render_page(finished_run)
+    page = unescape(render_page(finished_run).split("<style>")[0])
+    page += render_page(finished_run).split("<style>")[1]
     scripts = re.findall(r"<script>(.*?)</script>", page, flags=re.DOTALL)
 
     rest = re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
@@ -187,7 +189,7 @@ def test_the_page_loads_nothing_and_runs_its_own_scripts_alone(finished_run: Run
     assert "default-src 'none'" in page
     assert "unsafe-eval" not in page.split("<style>")[0]
     digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
-    assert re.findall(r"&#39;sha256-(.*?)&#39;", page) == digests
+    assert re.findall(r"'sha256-(.*?)'", page) == digests
 
 
 def test_the_tags_of_the_page_close(finished_run: Run) -> None:

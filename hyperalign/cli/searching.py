@@ -167,6 +167,10 @@ def report(  # noqa: PLR0913 – the signature is the list of options
     dim: Dim = None,
     license: License = None,
     open: Annotated[bool, typer.Option("--open", help="Open the page in a browser, at the limits given.")] = False,
+    pictures: Annotated[
+        bool, typer.Option("--pictures", help="Add what the first pairs retrieve for a few test captions.")
+    ] = False,
+    cache_dir: CacheDir = Path("cache"),
     json: Json = False,
 ) -> None:
     """Draw the page of a finished run again, or print its order under other limits; nothing is trained again.
@@ -176,7 +180,7 @@ def report(  # noqa: PLR0913 – the signature is the list of options
     from hyperalign.run import load_run
 
     finished, beside = load_run(run), [load_run(other) for other in others or ()]
-    not_limits = ("run", "others", "open", "json")
+    not_limits = ("run", "others", "open", "pictures", "cache_dir", "json")
     words = {name: value for name, value in given(ctx).items() if name not in not_limits}
     if json:
         print_json((_under(finished, words) if words else finished).document())
@@ -186,8 +190,17 @@ def report(  # noqa: PLR0913 – the signature is the list of options
 
         console = stdout()
         console.print(render_order(_under(finished, words), width=console.width))
-    if open or beside or not words:
+    if pictures:
+        _retrieve_pictures(finished, cache_dir)
+    if open or beside or pictures or not words:
         _draw_page(finished, beside, words, show=open)
+
+
+def _retrieve_pictures(run: "Run", cache_dir: Path) -> None:
+    from hyperalign.glimpse import take_glimpse
+
+    with show_progress() as display:
+        take_glimpse(run, from_record(run.result["configuration"]), cache_dir=cache_dir, progress=display.progress)
 
 
 def _draw_page(run: "Run", others: "list[Run]", words: Mapping[str, Any], *, show: bool) -> None:

@@ -1,4 +1,4 @@
-"""The part of a page's address that says under which limits it is looked at; `web/state.js` reads and writes the same."""
+"""The limits a page is looked at with, as part of its address; `web/state.js` reads and writes the same."""
 
 from urllib.parse import urlencode
 

@@ -4,6 +4,7 @@ Facts of an encoder stand once; a pair names its two encoders by their places. N
 a person reads, so that 9,000 pairs take a megabyte.
 """
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperalign.record import Result
+from hyperalign.record import PICTURES, Result
 from hyperalign.run import Run, read_log
 from hyperalign.show import words
 from hyperalign.show.against import hold_against
@@ -70,6 +71,7 @@ def describe(run: Run, chances: Chances | None, others: Sequence[Run] = ()) -> d
         "costs": [asdict(line) for line in costs(run)],
         "ratios": [_plain(item) for item in result.get("ratios", [])],
         "curves": _curves(run),
+        "pictures": _pictures(run),
         "against": [hold_against(run, other) for other in others],
         "chances": None if chances is None else _packed(chances),
     }
@@ -116,7 +118,7 @@ def _reference(run: Run, board: Board) -> dict[str, Any] | None:
     for row in table.itertuples():
         place = places.get((words.clean(row.image_encoder), words.clean(row.text_encoder)))
         if place is not None:
-            seeds.setdefault(int(row.seed), [math.nan] * len(board.rows))[place] = float(row.score)  # type: ignore[arg-type]
+            seeds.setdefault(int(row.seed), [math.nan] * len(board.rows))[place] = float(row.score)
     if max((np.isfinite(scores).sum() for scores in seeds.values()), default=0) < 3:
         return None
     return {"name": f"ape · {words.clean(sides)}", "seeds": [_column(seeds[seed], 3) for seed in sorted(seeds)]}
@@ -144,6 +146,22 @@ def _curves(run: Run) -> list[dict[str, Any]]:
     for curve in found.values():
         curve["losses"] = [[step, round(loss, 4)] for step, loss in sorted({a: b for a, b in curve["losses"]}.items())]
     return [{"name": words.clean(name), **curve} for name, curve in found.items()]
+
+
+def _pictures(run: Run) -> dict[str, Any] | None:
+    """What the first pairs retrieve, where the run has been asked for it."""
+    path = run.path / PICTURES
+    if not path.is_file():
+        return None
+    try:
+        kept = json.loads(path.read_text("utf-8"))
+        return {
+            "captions": [{**one, "caption": words.clean(one["caption"])} for one in kept["captions"]],
+            "thumbnails": kept["thumbnails"],
+            "pairs": {words.clean(name): found for name, found in kept["pairs"].items()},
+        }
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); make it again with `report --pictures`") from None
 
 
 def _column(values: Iterable[Any], decimals: int) -> list[float | int | None]:

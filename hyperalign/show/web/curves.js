@@ -46,10 +46,10 @@ function drawCurve(curve) {
   const looks = curve.looks.filter(([, score]) => score != null), box = el("div", {});
   const figure = newFigure({ height: 260, x_axis_label: "step", y_axis_label: "loss, nats", tools: "", toolbar_location: null });
   const over = (points) => newSource({ x: points.map(([step]) => step), y: points.map(([, value]) => value) });
+  if (curve.losses.length) figure.y_range = rangeOf(curve.losses.map(([, loss]) => loss), false);
   figure.line({ x: { field: "x" }, y: { field: "y" }, source: over(curve.losses), line_color: look.faint, line_width: 1.5 });
   if (looks.length) {
-    const scores = looks.map(([, score]) => score), room = Math.max(0.1, (Math.max(...scores) - Math.min(...scores)) / 4);
-    figure.extra_y_ranges = new Map([["validation", new Bokeh.Range1d({ start: Math.min(...scores) - room, end: Math.max(...scores) + room })]]);
+    figure.extra_y_ranges = new Map([["validation", rangeOf(looks.map(([, score]) => score), false)]]);
     const axis = new Bokeh.LinearAxis({ y_range_name: "validation", axis_label: "validation, %", axis_label_text_color: look.mark, axis_label_text_font_style: "normal", axis_label_text_font_size: "12px", major_label_text_color: look.mark, major_label_text_font_size: "12px", axis_line_color: look.line, major_tick_line_color: look.line, minor_tick_line_color: null });
     figure.add_layout(axis, "right");
     figure.line({ x: { field: "x" }, y: { field: "y" }, source: over(looks), y_range_name: "validation", line_color: look.mark, line_width: 2 });

@@ -3,6 +3,7 @@
 const look = {};
 function readLook() {
   const style = getComputedStyle(document.documentElement);
+  document.documentElement.dataset.look = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
   for (const name of ["ground", "panel", "ink", "faint", "line", "mark", "band", "ghost", "warn"]) look[name] = style.getPropertyValue(`--${name}`).trim();
   look.picks = Array.from({ length: MOST_SELECTED }, (_, k) => style.getPropertyValue(`--pick-${k}`).trim());
   look.ramp = style.getPropertyValue("--ramp").split(",").map((color) => color.trim());
@@ -35,12 +36,15 @@ function newFigure(options) {
   return figure;
 }
 
-// Ticks in our own words.
-function formatter(word) {
+// Ticks in our own words, as few as there is room for.
+function nameTicks(axis, word, place) {
   const made = new Bokeh.Models.BasicTickFormatter();
-  made.doFormat = (ticks) => ticks.map(word);
-  return made;
+  made.doFormat = (ticks) => ticks.map((tick) => word(tick).replace(/(\.\d*?)0+(?=\D|$)/, "$1").replace(/\.(?=\D|$)/, ""));
+  axis.formatter = made;
+  axis.ticker.desired_num_ticks = Math.max(4, Math.floor(place.clientWidth / 110));
 }
+
+const isNarrow = () => matchMedia("(max-width: 40rem)").matches;
 
 const newSource = (data) => new Bokeh.ColumnDataSource({ data });
 
@@ -71,8 +75,16 @@ function refresh(drawing) {
 }
 
 let seen = null; // the state and order that figures are to show
-function showFigures(state, order) {
+let due = 0;
+
+// Figures follow a frame after the words, and only the last of several changes: a handle is never held up by them.
+function figuresSoon(state, order) {
   seen = { state, order };
+  cancelAnimationFrame(due);
+  due = requestAnimationFrame(() => setTimeout(showFigures));
+}
+
+function showFigures() {
   for (const drawing of drawings) {
     drawing.stale = true;
     if (drawing.near) refresh(drawing);
@@ -82,10 +94,20 @@ function showFigures(state, order) {
 function watchFigures() {
   readLook();
   drawings.forEach(({ place }) => watcher.observe(place));
+  setTimeout(drawTheRest, 1500);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redrawFigures);
 }
 
+// What has not been looked at is drawn one by one when nothing else is to do, so that a printed page has it.
+function drawTheRest() {
+  const next = drawings.find(({ figure, stale }) => !figure && stale);
+  if (!next) return;
+  refresh(next);
+  setTimeout(drawTheRest, 300);
+}
+
 function redrawFigures() {
+  if (matchMedia("print").matches) return; // paper is light; a dark figure is turned by the style
   readLook();
   for (const drawing of drawings) {
     drawing.place.replaceChildren();

@@ -6,17 +6,20 @@ function drawHeatmap(place) {
   const score = column("score"), sides = [sideOrder(run.image, run.images.name.length), sideOrder(run.text, run.texts.name.length)];
   const [images, texts] = sides, wide = images.length, high = texts.length;
   const longest = Math.max(...images.map((k) => run.images.name[k].length));
+  const named = wide <= FEW && place.clientWidth > 24 * wide + 200;
   const cell = new Map(everyPair.map((pair) => [run.image[pair] * 65536 + run.text[pair], pair]));
   const pairAt = (x, y) => cell.get(images[Math.floor(x)] * 65536 + texts[high - 1 - Math.floor(y)]) ?? null;
   const placeOf = [new Map(images.map((image, k) => [image, k])), new Map(texts.map((text, k) => [text, high - 1 - k]))];
   const middle = (pair) => [placeOf[0].get(run.image[pair]) + 0.5, placeOf[1].get(run.text[pair]) + 0.5];
-  const figure = newFigure({ x_range: new Bokeh.Range1d({ start: 0, end: wide }), y_range: new Bokeh.Range1d({ start: 0, end: high }), height: Math.max(12, 26 - Math.floor(high / 4)) * high + (wide > FEW ? 50 : 30 + 5.5 * longest) });
-  labelAxis(figure.below[0], images.map((k) => run.images.name[k]), wide, Math.PI / 4);
-  labelAxis(figure.left[0], [...texts].reverse().map((k) => run.texts.name[k]), high, "horizontal");
+  const figure = newFigure({ x_range: new Bokeh.Range1d({ start: 0, end: wide }), y_range: new Bokeh.Range1d({ start: 0, end: high }), height: Math.max(12, 26 - Math.floor(high / 4)) * high + (named ? 30 + 5.5 * longest : 50) });
+  labelAxis(figure.below[0], named ? images.map((k) => run.images.name[k]) : [], Math.PI / 4);
+  labelAxis(figure.left[0], high <= FEW ? [...texts].reverse().map((k) => run.texts.name[k]) : [], "horizontal");
+  if (!named) figure.below[0].axis_label = `${several(wide, "image encoder")}, the best first`;
+  if (high > FEW) figure.left[0].axis_label = `${several(high, "text encoder")}, the best first`;
   figure.center.forEach((grid) => { grid.grid_line_color = null; });
   const values = new Float64Array(wide * high), picture = newSource({ image: [] });
   const scores = known(score);
-  const mapper = new Bokeh.LinearColorMapper({ palette: shades(look.ramp, 128), low: Math.min(...scores), high: Math.max(...scores), nan_color: look.panel });
+  const mapper = new Bokeh.LinearColorMapper({ palette: shades(look.ramp, 128), low: Math.min(...scores), high: Math.max(...scores), nan_color: look.ground });
   figure.image({ image: { field: "image" }, x: 0, y: 0, dw: wide, dh: high, source: picture, color_mapper: mapper });
   figure.add_layout(new Bokeh.ColorBar({ color_mapper: mapper, width: 10, padding: 4, label_standoff: 6, background_fill_color: look.ground, major_label_text_color: look.faint, major_tick_line_color: null, bar_line_color: null }), "right");
   const picked = newSource({ x: [], y: [], color: [] });
@@ -60,13 +63,12 @@ function sideOrder(places, n) {
   return [...mean.keys()].filter((k) => mean[k] != null).sort((a, b) => mean[b] - mean[a] || a - b);
 }
 
-// Names beside rows and columns, where there is room for them.
-function labelAxis(axis, names, n, turn) {
-  const some = n <= FEW;
-  axis.ticker = new Bokeh.Models.FixedTicker({ ticks: some ? names.map((_, k) => k + 0.5) : [], minor_ticks: [] });
-  axis.major_label_overrides = new Map(names.map((one, k) => [k + 0.5, one]));
+// Names beside rows or columns, the first at the start of the axis.
+function labelAxis(axis, names, turn) {
+  const most = isNarrow() ? 16 : 48;
+  axis.ticker = new Bokeh.Models.FixedTicker({ ticks: names.map((_, k) => k + 0.5), minor_ticks: [] });
+  axis.major_label_overrides = new Map(names.map((one, k) => [k + 0.5, one.length > most ? `${one.slice(0, most - 1)}…` : one]));
   axis.major_label_orientation = turn;
-  axis.axis_label = some ? null : `${n} encoders, the best first`;
   axis.major_tick_line_color = null;
   axis.axis_line_color = null;
 }

@@ -2,12 +2,12 @@
 
 const plain = (number) => String(number);
 const LIMITS = [
-  { key: "budget", label: "Image encoder", unit: "params", values: ofImage("n_params"), word: count },
-  { key: "text-budget", label: "Text encoder", unit: "params", values: ofText("n_params"), word: count },
-  { key: "pair-budget", label: "Both", unit: "params", values: paramsOf, word: count },
-  { key: "max-gflops", label: "Compute", unit: "GFLOP", values: ofImage("gflops"), word: figures3 },
-  { key: "max-latency", label: "Latency", unit: "ms", values: ofImage("latency_ms"), word: figures3 },
-  { key: "dim", label: "Width", unit: "of the image", values: ofImage("dim"), word: plain },
+  { key: "budget", label: "Image parameters", values: ofImage("n_params"), word: count },
+  { key: "text-budget", label: "Text parameters", values: ofText("n_params"), word: count },
+  { key: "pair-budget", label: "Both together", values: paramsOf, word: count },
+  { key: "max-gflops", label: "GFLOP a picture", values: ofImage("gflops"), word: figures3 },
+  { key: "max-latency", label: "Latency, ms", values: ofImage("latency_ms"), word: figures3 },
+  { key: "dim", label: "Image width", values: ofImage("dim"), word: plain },
 ].map((limit) => ({ ...limit, steps: [...new Set(limit.values.filter((value) => value != null))].sort((a, b) => a - b) }))
   .filter((limit) => limit.steps.length > 1);
 
@@ -68,7 +68,7 @@ function drawLimits(change) {
 function drawSlider(limit, change) {
   const last = limit.steps.length - 1, said = el("output", { class: "bounds" }), fill = el("span", { class: "fill" });
   const handle = (name, value) => el("input", {
-    type: "range", min: 0, max: last, step: 1, value, "aria-label": `${limit.label}, ${limit.unit}: ${name}`, oninput: moved,
+    type: "range", min: 0, max: last, step: 1, value, "aria-label": `${limit.label}: ${name}`, oninput: moved,
   });
   const low = handle("at least", 0), high = handle("at most", last);
   function moved(event) {
@@ -97,7 +97,7 @@ function drawSlider(limit, change) {
     said.classList.toggle("bound", a != null || b != null);
   };
   return el("div", { class: "slider" },
-    el("div", { class: "slider-head" }, el("span", {}, el("b", {}, limit.label), ` ${limit.unit}`), said),
+    el("div", { class: "slider-head" }, el("b", {}, limit.label), said),
     el("div", { class: "track" }, fill, low, high));
 }
 

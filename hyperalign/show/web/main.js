@@ -30,7 +30,7 @@ function update() {
   showTable(state, order, change);
   showSelected();
   showDrawer(state, order, change);
-  showFigures(state, order);
+  figuresSoon(state, order);
   writeAddress();
 }
 
@@ -45,6 +45,7 @@ function showSelected() {
 
 function start() {
   document.documentElement.classList.add("alive");
+  if (matchMedia("(max-width: 62rem)").matches) byId("limits").querySelector("details").open = false;
   drawLimits(change);
   drawTable(change);
   byId("reset").addEventListener("click", () => change(() => ({ limits: {}, licences: [], page: 0 })));

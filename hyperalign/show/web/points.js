@@ -12,6 +12,8 @@ const at = (pairs, x, y, more = () => ({})) => ({ x: pairs.map((pair) => x[pair]
 // Points in three layers: who is left out, who takes part, who is selected. Hovering names, clicking selects.
 function pointFigure(place, figure, x, y, isLog) {
   const known = everyPair.filter((pair) => x[pair] != null && y[pair] != null);
+  figure.x_range = rangeOf(known.map((pair) => x[pair]), isLog); // axes that stay when limits move
+  figure.y_range = rangeOf(known.map((pair) => y[pair]), false);
   const [out, within, picked] = [newSource({ x: [], y: [] }), newSource({ x: [], y: [] }), newSource({ x: [], y: [], color: [] })];
   const small = known.length > 1000, size = small ? 4 : 7;
   figure.scatter({ x: { field: "x" }, y: { field: "y" }, source: out, size: size - 1, fill_color: look.ghost, line_color: null });
@@ -34,6 +36,13 @@ function pointFigure(place, figure, x, y, isLog) {
       picked.data = at(chosen, x, y, (pairs) => ({ color: pairs.map((pair) => look.picks[state.selected.indexOf(pair)]) }));
     },
   };
+}
+
+// From the least to the most, with a margin.
+function rangeOf(values, isLog) {
+  const ends = [Math.min(...values), Math.max(...values)].map((end) => (isLog ? Math.log(end) : end)), room = 0.06 * (ends[1] - ends[0]) || 0.5;
+  const [start, end] = [ends[0] - room, ends[1] + room].map((place) => (isLog ? Math.exp(place) : place));
+  return new Bokeh.Range1d({ start, end });
 }
 
 // The pair nearest to the pointer, if it is near; and the same by arrow keys, from left to right.
@@ -86,7 +95,7 @@ function walk(place, inOrder) {
 function drawScatter(place, state) {
   const size = SIZES.find(({ key }) => key === state.size) ?? SIZES[0], score = column("score");
   const figure = newFigure({ x_axis_type: "log", x_axis_label: size.label, y_axis_label: run.measure, height: 380 });
-  figure.below[0].formatter = formatter(size.word);
+  nameTicks(figure.below[0], size.word, place);
   const layers = pointFigure(place, figure, size.values, score, true), front = newSource({ x: [], y: [] });
   figure.step({ x: { field: "x" }, y: { field: "y" }, source: front, mode: "after", line_color: look.ink, line_width: 1.5 });
   figure.scatter({ x: { field: "x" }, y: { field: "y" }, source: front, size: 8, fill_color: look.ground, line_color: look.ink, line_width: 1.5 });

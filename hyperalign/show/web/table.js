@@ -1,7 +1,7 @@
 // The leaderboard: sorted, filtered, a page of rows at a time, copied as CSV or Markdown.
 
 const ROWS = 50;
-const firstOther = Math.max(0, run.others.findIndex(({ name }) => name.startsWith("ape")));
+const firstOther = run.others.findIndex(({ name, score }) => name.startsWith("ape") && known(score).length > nPairs / 2);
 const IMAGE = ofImage("name"), TEXT = ofText("name");
 
 // Columns by key: the head, the value of a pair in an order, and the words for it.
@@ -43,7 +43,12 @@ function facts(values, word) {
 
 const ofWords = (key) => ["image", "text", "licence-image", "licence-text"].includes(key);
 const isShown = (state, { key, on }) => (state.shown ? state.shown.includes(key) : Boolean(on));
-const shownColumns = (state) => COLUMNS.filter((one) => isShown(state, one));
+
+// On a narrow screen the score stands where it is seen.
+function shownColumns(state) {
+  const shown = COLUMNS.filter((one) => isShown(state, one)), early = ({ key }) => !["position", "rank", "score"].includes(key);
+  return isNarrow() ? shown.sort((a, b) => early(a) - early(b)) : shown;
+}
 
 function matches(query) {
   const words = query.toLowerCase().split(/\s+/).filter(Boolean);
