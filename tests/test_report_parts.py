@@ -109,14 +109,14 @@ def test_a_page_of_four_hundred_pairs_is_small_and_the_same_each_time(tmp_path: 
 
 def test_a_run_is_held_against_another_pair_by_pair(grid: Run, tmp_path: Path) -> None:
     other = made_up_grid(tmp_path, 12, 2, seed=5)
-    beside = other.leaderboard.set_index(["image_encoder", "text_encoder"])["score"]
+    beside = {(row["image_encoder"], row["text_encoder"]): row["score"] for row in other.leaderboard.to_dict("records")}
 
     found = hold_against(grid, other)
 
-    table = grid.leaderboard.sort_values("position")
-    for row, score in zip(table.itertuples(), found["score"], strict=True):
-        pair = (row.image_encoder, row.text_encoder)
-        assert score == (pytest.approx(beside[pair], abs=1e-3) if pair in beside.index else None)
+    table = grid.leaderboard.sort_values("position").to_dict("records")
+    for row, score in zip(table, found["score"], strict=True):
+        expected = beside.get((row["image_encoder"], row["text_encoder"]))
+        assert score == (None if expected is None else pytest.approx(expected, abs=1e-3))
     assert found["same_test"]
     assert found["only"] == []
     assert hold_against(other, grid)["only"] == [f"image-{k:03}+text-2" for k in _order_of(grid, "text-2")]
@@ -205,9 +205,8 @@ def test_an_address_says_the_limits() -> None:
 def test_the_first_pairs_retrieve_pictures_for_test_captions(searched: Path) -> None:
     run, folder = load_run(searched), searched.parent.parent
     config = small_config(folder)
-    silent = {"cache_dir": folder / "cache", "progress": lambda stage, done, total: None}
 
-    kept = json.loads(take_glimpse(run, config, **silent).read_text())
+    kept = json.loads(take_glimpse(run, config, cache_dir=folder / "cache", progress=lambda *_: None).read_text())
 
     assert len(kept["captions"]) == 6
     assert set(kept["pairs"]) == {f"{i}+{t}" for i in ("sharp", "dull", "wide") for t in ("words", "phrases")}

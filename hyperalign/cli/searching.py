@@ -183,6 +183,9 @@ def report(  # noqa: PLR0913 – the signature is the list of options
     not_limits = ("run", "others", "open", "pictures", "cache_dir", "json")
     words = {name: value for name, value in given(ctx).items() if name not in not_limits}
     if json:
+        if beside or open or pictures:
+            too = "a second run" if beside else "--open" if open else "--pictures"
+            raise ValueError(f"--json prints one run and draws no page, got {too} too; leave one of them out")
         print_json((_under(finished, words) if words else finished).document())
         return
     if words:

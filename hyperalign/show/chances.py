@@ -20,7 +20,7 @@ __all__ = ["LEVELS", "Chances", "pack_chances"]
 
 LEVELS = 64
 _FIRST = 63  # "?": from here to "~" no character means anything to HTML
-_MOST_DRAWS = 3_000_000  # characters of all pairs together
+_MOST_DRAWS = 2_250_000  # characters of all pairs together
 _MOST_BITS = 900_000  # characters of the comparisons; a grid of near-equal pairs would take megabytes
 
 

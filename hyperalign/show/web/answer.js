@@ -12,7 +12,8 @@ function answerOf(order) {
   let said = `${nameOf(best)} scores ${tenths(score[best])}`;
   if (column("score_low")[best] != null) said += ` (95 % interval ${tenths(column("score_low")[best])} to ${tenths(column("score_high")[best])})`;
   if (order.pBest[best] != null) said += ` and is the best pair with probability ${order.pBest[best].toFixed(2)}`;
-  if (order.scored.length === 1) return `${said}: no other pair is within the limits.`;
+  const left = order.pairs.length - order.scored.length;
+  if (order.scored.length === 1) return `${said}: ${left ? `${several(left, "other pair")} within the limits left on samples of the data` : "no other pair is within the limits"}.`;
   if (order.rank[best] == null) return `${said}.`;
   const first = order.scored.filter((pair) => order.rank[pair] === 1);
   if (first.length === 1 && order.rank[best] === 1) return `${said}; every other pair is worse with 95 % confidence.`;

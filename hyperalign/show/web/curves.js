@@ -16,16 +16,20 @@ function drawRecall(place) {
     Bokeh.Plotting.show(figure, box);
     return { way, lines, ends };
   });
+  let drawn = "";
   return {
     show: (state, order) => {
-      const pairs = shownPairs(state, order), colors = pairs.map((_, k) => look.picks[k]);
+      byId("recall-hint").hidden = state.selected.length > 0;
+      const pairs = shownPairs(state, order);
+      if (pairs.join() === drawn) return; // most changes of a limit leave them as they are
+      drawn = pairs.join();
+      const colors = pairs.map((_, k) => look.picks[k]);
       for (const { way, lines, ends } of both) {
         const heights = pairs.map((pair) => DEPTHS.map((k) => column(`${way}_recall_at_${k}`)[pair]));
         lines.data = { x: pairs.map(() => DEPTHS), y: heights, color: colors };
         ends.data = { x: pairs.flatMap(() => DEPTHS), y: heights.flat(), color: colors.flatMap((color) => DEPTHS.map(() => color)) };
       }
       byId("recall-pairs").replaceChildren(...pairs.map((pair, k) => el("li", { style: `--own: var(--pick-${k})` }, nameOf(pair))));
-      byId("recall-hint").hidden = state.selected.length > 0;
       place.setAttribute("aria-label", `Recall at 1, 5 and 10. ${pairs.map((pair) => `${nameOf(pair)}: ${DEPTHS.map((k) => tenths(column(`t2i_recall_at_${k}`)[pair])).join(", ")} and ${DEPTHS.map((k) => tenths(column(`i2t_recall_at_${k}`)[pair])).join(", ")}`).join("; ")}.`);
     },
   };

@@ -118,5 +118,6 @@ function showLimits(state, order) {
   byId("within").textContent = `${whole(order.pairs.length)} of ${several(nPairs, "pair")}`;
   byId("reset").disabled = free;
   byId("same").hidden = free;
+  byId("roughly").hidden = free || !held || Boolean(held.better);
   byId("command").textContent = limitsCommand(state);
 }

@@ -59,7 +59,7 @@ function start() {
   drawVersus();
   byId("size").replaceChildren(...SIZES.map(({ key, label }) => el("option", { value: key }, label)));
   byId("size").addEventListener("change", (event) => { change(() => ({ size: event.target.value })); redrawFigures(); });
-  addEventListener("hashchange", restore);
+  addEventListener("hashchange", () => (byId(location.hash.slice(1)) ? writeAddress() : restore())); // a link within the page
   addEventListener("keydown", (event) => { if (event.key === "Escape" && state.open != null) change(() => ({ open: null })); });
   watchFigures();
   restore();

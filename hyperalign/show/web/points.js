@@ -140,8 +140,6 @@ function diagonal(figure, x, y) {
   figure.line({ x: { field: "x" }, y: { field: "y" }, source: newSource({ x: ends, y: ends }), line_color: look.faint, line_dash: "dashed" });
 }
 
-const known = (values) => values.filter((value) => value != null);
-
 function meanOf(values) {
   const some = known(values);
   return some.length ? some.reduce((a, b) => a + b, 0) / some.length : null;

@@ -11,6 +11,8 @@ const everyPair = Array.from({ length: nPairs }, (_, pair) => pair);
 
 const paramsOf = everyPair.map((pair) => run.images.n_params[run.image[pair]] + run.texts.n_params[run.text[pair]]);
 
+const known = (values) => values.filter((value) => value != null);
+
 // Whether any pair has a number there.
 const isKnown = (values) => values.some((value) => value != null && value !== "");
 
@@ -25,7 +27,7 @@ function readDraws() {
 // Who is better than whom, by score: row p has a bit for each pair that is better at 95 % than pair p.
 async function readBetter() {
   const packed = run.chances?.better;
-  if (!packed) return null;
+  if (!packed || !("DecompressionStream" in window)) return null;
   const bytes = Uint8Array.from(atob(packed), (char) => char.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
   const flat = new Uint8Array(await new Response(stream).arrayBuffer());

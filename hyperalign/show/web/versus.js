@@ -12,7 +12,7 @@ function drawVersus() {
     el("h2", {}, `Against ${one.name}`),
     ...versusWords(one).map((words) => el("p", {}, words)),
     el("div", { class: "two" }, drawMovers("Rose most", one, 1), drawMovers("Fell most", one, -1)),
-    el("div", { class: "figure", id: `figure-versus-${k}`, role: "img", tabindex: "0" }),
+    el("div", { class: "figure", id: `figure-versus-${k}`, role: "application", "aria-roledescription": "figure", tabindex: "0" }),
   )));
   run.against.forEach((one, k) => addDrawing(`figure-versus-${k}`, (place) => drawChanges(place, one)));
 }
