@@ -244,6 +244,7 @@ def test_hovering_names_a_pair_and_a_click_selects_it(browser: Any, run: Run) ->
         page.wait_for_selector("#figure-heatmap .tip:not([hidden])")
         named = page.locator("#figure-heatmap .tip .head").inner_text()
         page.mouse.click(*at)
+        page.wait_for_selector("#selected .picked")
 
         assert named.endswith(f" + {best}"), "the best text encoder stands on top"
         assert words_of(page)["pair"] == [named.replace(" + ", "+")]

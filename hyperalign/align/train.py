@@ -17,6 +17,7 @@ from hyperalign.align.damped import DampedMean
 from hyperalign.ledger import adamw_flops, damped_flops
 
 MAX_LOGIT_SCALE = 100.0
+_N_LOSSES = 59  # of the training curve, beside the first
 _LEAST_MEMORY = 2.0  # gradients: fewer cannot be told from noise, and nothing would ever move
 
 
