@@ -210,7 +210,7 @@ def search_gallery(gallery: Gallery, queries: NDArray[np.float32], k: int) -> li
     found = find(gallery.lookup, queries, k, alive=alive, rows=rows, shortlist=gallery.manifest["shortlist"])
     return [
         [
-            Match(_root(gallery, place).find(gallery.folder) / place.name, place.member, float(similarity))
+            Match(_root(gallery, place).find(gallery.folder) / place.name, place.member, min(1.0, float(similarity)))
             for place, similarity in zip(_places(gallery, ids[ids >= 0]), similarities[ids >= 0], strict=True)
         ]
         for ids, similarities in zip(found.ids, found.similarities, strict=True)
