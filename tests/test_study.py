@@ -25,7 +25,7 @@ from hyperalign.study.pairs import excesses
 from hyperalign.study.space import Knob, defaults, read_space, turned, usual_space
 from hyperalign.study.storage import quiet
 
-SPACE = {"learning_rate": "1e-3:1e-1:log", "n_steps": "5:20"}
+SPACE = {"learning_rate": "2e-1:2e1:log", "n_steps": "5:20"}
 
 
 @pytest.fixture(autouse=True)

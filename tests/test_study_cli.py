@@ -9,7 +9,7 @@ from small_zoo import write_world
 from hyperalign.cli import main
 from hyperalign.cli.studying import parse_seconds
 
-SMALL = ["--space", "learning_rate=1e-3:1e-1:log", "--trials", "2", "--storage", "journal"]
+SMALL = ["--space", "learning_rate=2e-1:2e1:log", "--trials", "2", "--storage", "journal"]
 
 
 @pytest.fixture(scope="module")

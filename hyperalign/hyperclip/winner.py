@@ -142,14 +142,21 @@ def _order(run: Run) -> list[str]:
 
 
 def _kept_connectors(run: Run) -> tuple[Solution, dict[str, int]]:
-    """The connectors that a run has kept, and where each pair stands among them."""
-    found = [line for line in read_log(run.path) if line.get("event") == "connectors"]
-    if not found:
-        raise ValueError(f"{run.path} does not say whose its connectors are; search again")
-    record = found[-1]
-    solution = unpack(load_tensors(run.path / "connectors.safetensors"), record["solution"])
-    names = [f"{record['images'][i]}+{record['texts'][j]}" for i, j in solution.pairs]
-    return solution, {name: number for number, name in enumerate(names)}
+    """The connectors of the answering method that a run has kept, and where each pair stands among them."""
+    answers = run.leaderboard[run.leaderboard["method"] == run.result["method"]].iloc[0]
+    whose = (answers["method"], answers["sides"], answers["seed"])
+    for line in reversed([line for line in read_log(run.path) if line.get("event") == "connectors"]):
+        record = line["solution"]
+        if (line.get("method", whose[0]), record["sides"], line.get("seed", whose[2])) != whose:
+            continue
+        tensors, prefix = (
+            load_tensors(run.path / "connectors.safetensors"),
+            f"{line['prefix']}/" if "prefix" in line else "",
+        )
+        own = {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}
+        solution = unpack(own, record)
+        return solution, {f"{line['images'][i]}+{line['texts'][j]}": n for n, (i, j) in enumerate(solution.pairs)}
+    raise ValueError(f"{run.path} does not say whose its connectors are; search again")
 
 
 def _fault(image: EncoderSpec) -> str | None:

@@ -4,6 +4,7 @@
 """
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -214,8 +215,11 @@ def _importances(study: optuna.Study) -> dict[str, float]:
     if len(done) < 4 or len({trial.values[0] for trial in done}) < 2:
         return {}
     two = len(study.directions) > 1
-    try:  # of a target that is named it explains the low values
-        found = optuna.importance.get_param_importances(study, target=(lambda trial: -trial.values[0]) if two else None)
+    try:
+        with warnings.catch_warnings():  # of a target that is named it explains the low values, and says so each time
+            warnings.filterwarnings("ignore", message="PedAnovaImportanceEvaluator computes", category=UserWarning)
+            target = (lambda trial: -trial.values[0]) if two else None
+            found = optuna.importance.get_param_importances(study, target=target)
     except (ValueError, RuntimeError):  # no parameter that all trials have
         return {}
     return {name: round(float(share), 4) for name, share in found.items()}

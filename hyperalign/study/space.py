@@ -63,7 +63,7 @@ def usual_space(base: TrainConfig, *, hypernet: bool) -> tuple[Knob, ...]:
     long = getattr(base, length)
     knobs = [
         Knob(name=length, low=max(long / 4, 1 if length in _WHOLE else 0), high=long * 4, log=True),
-        Knob(name="learning_rate", low=base.learning_rate / 10, high=min(base.learning_rate * 10, 1.0), log=True),
+        Knob(name="learning_rate", low=base.learning_rate / 10, high=_highest_rate(base), log=True),
         Knob(name="batch_size", choices=tuple(sorted({max(2, base.batch_size * 2**k // 4) for k in range(4)}))),
         Knob(name="warmup_frac", low=0.0, high=0.5),
         Knob(name="logit_scale", low=base.logit_scale / 4, high=min(base.logit_scale * 4, MAX_LOGIT_SCALE), log=True),
@@ -71,6 +71,11 @@ def usual_space(base: TrainConfig, *, hypernet: bool) -> tuple[Knob, ...]:
     if hypernet:
         knobs.append(Knob(name="pairs_per_step", low=1, high=2 * base.pairs_per_step))
     return tuple(_rounded(knob) for knob in knobs)
+
+
+def _highest_rate(base: TrainConfig) -> float:
+    """Ten times the base's; no step of AdamW is of use above 1, a damped mean has another unit."""
+    return base.learning_rate * 10 if base.optimizer == "damped" else min(base.learning_rate * 10, 1.0)
 
 
 def read_space(words: Mapping[str, Any], base: TrainConfig) -> tuple[Knob, ...]:
