@@ -17,20 +17,20 @@ from hyperalign.embed.encoders import open_rows
 from hyperalign.embed.zoo import load_zoo
 from hyperalign.use.importers import import_connector, import_rows
 
-N = 60
+N = 160  # of so many pictures, every split gets some whatever the folder is called
 CAPTIONS = [f"picture {number // 2}, said {('one', 'the other')[number % 2]} way" for number in range(N)]
 
 
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
-    """Thirty pictures, two rows each, in an order that is not that of any split."""
+    """Eighty pictures, two rows each, in an order that is not that of any split."""
     order = np.random.default_rng(1).permutation(N)
     with (tmp_path / "pairs.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("image", "caption"))
         for number in order:
             path = tmp_path / f"{number // 2}.png"
-            Image.new("RGB", (4, 4), (int(number) // 2 * 8, 0, 0)).save(path)
+            Image.new("RGB", (4, 4), (int(number) // 2 * 3, 0, 0)).save(path)
             writer.writerow((path.name, CAPTIONS[number]))
     np.save(tmp_path / "order.npy", order)
     return tmp_path / "pairs.csv"
@@ -125,7 +125,7 @@ def test_a_file_that_could_run_code_is_refused(table: Path, tmp_path: Path, monk
 @pytest.mark.parametrize(
     ("rows", "given", "message"),
     [
-        (np.zeros((N - 1, 3), np.float32), {}, "has 59 rows for 60"),
+        (np.zeros((N - 1, 3), np.float32), {}, "has 159 rows for 160"),
         (np.zeros((N, 3), np.int64), {}, "must hold"),
         (np.ones((N, 3), np.float32), {"n_params": None}, "give --params, such as 22M"),
         (np.ones((N, 3), np.float32), {"modality": None}, "give --modality"),

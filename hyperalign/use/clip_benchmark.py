@@ -128,8 +128,8 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 def _number(one: Any) -> float:
-    """The number in an array of one."""
-    return float(one.item())
+    """The number in an array of one, or in what Python's own `float` takes."""
+    return float(one.item() if hasattr(one, "item") else one)
 
 
 if __name__ == "__main__":
