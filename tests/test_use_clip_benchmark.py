@@ -65,6 +65,7 @@ def test_the_figures_of_clip_benchmark_are_ours(tmp_path: Path, monkeypatch: pyt
     assert theirs["acc1"] == pytest.approx(0.75)
 
 
+@pytest.mark.filterwarnings("ignore:A single label was found:UserWarning")  # its report of a set this small
 def test_its_own_command_takes_the_type(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
