@@ -28,7 +28,7 @@ from hyperalign.cli.options import CacheDir, Config, Json
 
 __all__ = ["app", "main"]
 
-app = typer.Typer(cls=Polite, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(cls=Polite, no_args_is_help=True, pretty_exceptions_enable=False)
 app.command("search")(searching.search)
 app.command("embed")(searching.embed)
 app.command("rerun")(searching.rerun)
