@@ -93,6 +93,11 @@ def svd_flops(n_rows: int, n_columns: int) -> int:
     return 22 * n_rows**2 * n_columns
 
 
+def sgd_flops(n_params: int, n_steps: int = 1) -> int:
+    """FLOPs of plain gradient steps, 2 per parameter and step."""
+    return 2 * n_params * n_steps
+
+
 def damped_flops(n_params: int, n_steps: int = 1) -> int:
     """FLOPs of updates along the damped mean gradient (`align.damped`), booked at 9 per parameter and step.
 

@@ -229,7 +229,7 @@ def test_steps_are_given_or_made_of_epochs(length: dict[str, Any], steps: int) -
         ({"clip_norm": -1.0}, "clip_norm must be at least 0, got -1"),
         ({"weight_decay": math.nan}, "weight_decay must be at least 0"),
         ({"memory_frac": 0.0}, r"memory_frac must be in \(0, 1\], got 0"),
-        ({"optimizer": "sgd"}, "optimizer must be adamw or damped, got sgd"),
+        ({"optimizer": "adam"}, "optimizer must be adamw, damped or sgd, got adam"),
         ({"n_validations": 0}, "n_validations must be at least 1, got 0"),
     ],
 )

@@ -25,15 +25,21 @@ from hyperalign.align.train import Drawn, TrainConfig, fit
 from hyperalign.ledger import infonce_flops, matmul_flops
 
 STEPS_SHARE = 30  # an adoption takes at most this part of the search's steps
+_RATE = 2.0  # of the mean loss of its pairs
 
 
 def adoption_config(config: TrainConfig, n_steps: int) -> TrainConfig:
-    """How a newcomer is trained beside a search of `n_steps` steps: few steps, so on larger batches."""
+    """How a newcomer is trained beside a search of `n_steps` steps: few steps, on larger batches and undamped.
+
+    Of one step or two none can be told from noise by what they have in common, but each is of all partners.
+    """
     return replace(
         config,
         n_steps=max(1, n_steps // STEPS_SHARE),
         n_epochs=None,
         batch_size=2 * config.batch_size,
+        optimizer="sgd",
+        learning_rate=_RATE,
         n_validations=1,
     )
 
@@ -73,8 +79,8 @@ class _Learner:
             text = transform(text, self.transform())
         sides = F.normalize(image, dim=2), F.normalize(text @ self.connectors.mT, dim=2)
         valid = valid_items(self.grid.image_ok[:, pictures], self.grid.text_ok[:, captions])
-        losses = contrastive(*sides, self.scale, valid)
-        return Drawn(losses.sum(), losses.mean(), self.step_flops(len(captions)))
+        loss = contrastive(*sides, self.scale, valid).mean()
+        return Drawn(loss, loss, self.step_flops(len(captions)))
 
     def step_flops(self, batch: int) -> int:
         """FLOPs of one step of all pairs, projections to canonical coordinates not in it.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hyperalign.align.damped import DampedMean
-from hyperalign.ledger import adamw_flops, damped_flops
+from hyperalign.ledger import adamw_flops, damped_flops, sgd_flops
 
 MAX_LOGIT_SCALE = 100.0
 _N_LOSSES = 59  # of the training curve, beside the first
@@ -26,7 +26,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "logit_scale": (lambda scale: 0 < scale <= MAX_LOGIT_SCALE, f"in (0, {MAX_LOGIT_SCALE:g}]"),
     "betas": (lambda betas: all(0 <= beta < 1 for beta in betas), "in [0, 1)"),
     "memory_frac": (lambda share: 0 < share <= 1, "in (0, 1]"),
-    "optimizer": (lambda name: name in ("adamw", "damped"), "adamw or damped"),
+    "optimizer": (lambda name: name in ("adamw", "damped", "sgd"), "adamw, damped or sgd"),
 }
 _N_LOSSES = 59  # of the training curve, beside the first
 
@@ -41,7 +41,7 @@ class TrainConfig:
         n_visits: Or, where neither is given, how often each encoder is drawn at least; a larger grid takes more steps.
         batch_size: Items per step, B; cut to the number of items.
         pairs_per_step: Encoder pairs per step, P; cut to the size of the grid. The baseline has one.
-        optimizer: AdamW, or steps along the damped mean of the gradients (see `damped`).
+        optimizer: AdamW, steps along the damped mean of the gradients (see `damped`), or plain gradient steps.
         learning_rate: Peak rate.
         warmup_frac: Share of the steps spent rising to the peak rate, in [0, 1); the rest falls as a cosine to zero.
         betas: AdamW's decay rates of the two moments.
@@ -60,7 +60,7 @@ class TrainConfig:
     n_visits: int = 18
     batch_size: int = 512
     pairs_per_step: int = 8
-    optimizer: Literal["adamw", "damped"] = "adamw"
+    optimizer: Literal["adamw", "damped", "sgd"] = "adamw"
     learning_rate: float = 2e-3
     warmup_frac: float = 0.1
     betas: tuple[float, float] = (0.9, 0.999)
@@ -251,13 +251,15 @@ def fit(
 
 def update_flops(config: TrainConfig, n_params: int, n_steps: int = 1) -> int:
     """FLOPs of the updates of a training, by formula."""
-    return (adamw_flops if config.optimizer == "adamw" else damped_flops)(n_params, n_steps)
+    return {"adamw": adamw_flops, "damped": damped_flops, "sgd": sgd_flops}[config.optimizer](n_params, n_steps)
 
 
 def _updates(parameters: Sequence[Tensor], config: TrainConfig, n_steps: int) -> Callable[[float], object]:
     """What moves the parameters along their gradients, at a rate."""
     if config.optimizer == "damped":
         return DampedMean(parameters, max(_LEAST_MEMORY, config.memory_frac * n_steps)).step
+    if config.optimizer == "sgd":
+        return lambda rate: _descend(parameters, rate)
     adamw = torch.optim.AdamW(
         parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
     )
@@ -267,6 +269,13 @@ def _updates(parameters: Sequence[Tensor], config: TrainConfig, n_steps: int) ->
         adamw.step()
 
     return step
+
+
+@torch.no_grad()
+def _descend(parameters: Sequence[Tensor], rate: float) -> None:
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.sub_(parameter.grad, alpha=rate)
 
 
 def _backward(loss: Tensor, parameters: Sequence[Tensor], config: TrainConfig) -> bool:
