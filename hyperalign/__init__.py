@@ -179,20 +179,6 @@ The map, in the order in which data meets the modules; a line of code may import
         filtering       data copied without the rest
         class_sets      class sets of the scenes' own vocabulary
         effect          HyperCLIP and its baseline on held-out class sets
-    use        what is made of rows and connectors when the search is over
-        index           rows as a Faiss index
-        joint           what joins a pair
-        chosen          one pair of a finished run
-        folder          a pair as a folder of its own
-        dual            a pair as one model of pictures and captions
-        importers       what others have embedded or trained
-        weights         encoders' weights beside the connector
-        probes          by what a pair written for another program is checked
-        picture_module  an image encoder of a factory as sentence-transformers takes it
-        as_sentence_transformer  a pair as sentence-transformers takes it
-        as_onnx         a pair as onnxruntime takes it
-        card            the model card of an exported pair
-        export          a pair as a folder that runs by itself
     show       a saved run becomes a terminal table and one HTML file
         words           numbers and names as people read them
         view            what is shown, before it is a table or a page

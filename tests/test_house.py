@@ -93,6 +93,12 @@ def map_order() -> list[str]:
     return order
 
 
+def test_nothing_stands_on_the_map_twice() -> None:
+    names = map_order()
+
+    assert sorted({name for name in names if names.count(name) > 1}) == []
+
+
 KNOWN = {name_of(path) for path in MODULES} - {""}
 CODE = [path for path in MODULES if name_of(path) not in ("", "__main__")]
 
