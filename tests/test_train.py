@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hyperalign.align.train import Drawn, TrainConfig, fit, rate_at, scale_parameter
-from hyperalign.ledger import adamw_flops, damped_flops
+from hyperalign.ledger import adamw_flops, damped_flops, sgd_flops
 
 CONFIG = TrainConfig(n_steps=40, learning_rate=0.2, warmup_frac=0.0, clip_norm=0.0, n_validations=4)
 
@@ -186,6 +186,16 @@ def test_a_damped_training_finds_the_bottom_too() -> None:
 
     assert abs(learner.x.item() - 3) < 0.5
     assert record.optimiser_flops == damped_flops(1, 40)
+
+
+def test_a_plain_step_goes_down_the_gradient_at_the_rate() -> None:
+    """The parabola's slope at 0 is −6."""
+    learner = Parabola()
+
+    record = fit(learner, replace(CONFIG, optimizer="sgd", learning_rate=0.1), 1)
+
+    assert learner.x.item() == pytest.approx(0.6)
+    assert record.optimiser_flops == sgd_flops(1) == 2
 
 
 @pytest.mark.parametrize("n_steps", [2, 3, 5])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hyperalign.ledger import matmul_flops, svd_flops
 
-SWEEPS = 2  # over all encoders; more turn them no closer (reports/LOG.md)
+SWEEPS = 2  # over all encoders
 
 
 def find_bases(cross: Tensor, widths: Sequence[int]) -> Tensor:
