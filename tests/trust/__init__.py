@@ -1,0 +1,1 @@
+"""Harm done for real, at length: `pytest -m trust`."""

@@ -7,7 +7,7 @@ marker, which the daily suite runs.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +43,11 @@ class Tally:
 
 
 @pytest.fixture
-def tally(request: pytest.FixtureRequest) -> Iterator[Tally]:
+def tally(request: pytest.FixtureRequest) -> Tally:
     """Where a trust test says what it did; only rows of tests that carry the marker reach the table."""
     rows = request.config.stash.setdefault(ROWS, [])
     kept = rows.append if request.node.get_closest_marker("trust") else (lambda row: None)
-    yield Tally(f"{request.path.name}::{request.node.name}", kept)
+    return Tally(f"{request.path.name}::{request.node.name}", kept)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
