@@ -46,7 +46,9 @@ The map, in the order in which data meets the modules; a line of code may import
         connectors      linear maps and contrastive losses
         damped          steps along the mean gradient, as far as it is no noise
         train           one loop for hypernetworks and baseline
+        moments         mean and covariance of rows
         canonical       whitened coordinates
+        sides           one row for each picture, on either side
         directions      what of an encoder the other side predicts
         canonical_grid  all encoders in canonical coordinates, and the cross-covariances of all pairs
         consensus       one basis for the coordinates of all encoders

@@ -10,19 +10,18 @@ from counting import count_seen
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hyperalign.align import canonical as canonical_module
+from hyperalign.align import moments as moments_module
 from hyperalign.align.canonical import (
     Canonical,
     CanonicalConfig,
     Coordinates,
     Whitening,
-    add_gram,
     centred,
-    find_moments,
     find_whitening,
     to_coordinates,
 )
 from hyperalign.align.grid import to_float
+from hyperalign.align.moments import add_gram, find_moments
 
 OK = np.ones(200, dtype=np.bool_)
 
@@ -67,7 +66,7 @@ def test_moments_are_those_of_numpy() -> None:
 def test_moments_do_not_depend_on_blocks_nor_on_the_order_of_items(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = rows_of()
     whole = find_moments(rows, OK, normalise=True)
-    monkeypatch.setattr(canonical_module, "BLOCK", 17)
+    monkeypatch.setattr(moments_module, "BLOCK", 17)
 
     blocks = find_moments(rows, OK, normalise=True)
     shuffled = find_moments(rows[np.random.default_rng(1).permutation(200)], OK, normalise=True)

@@ -281,7 +281,7 @@ def test_blocks_do_not_matter(block: int, changes: dict[str, Any], monkeypatch: 
     grid = spoil(plant(40, n_captions=3), images={0: [8]}, texts={1: [4, 60, 61, 62]})
     config = replace(CONFIG, rank=6, **changes)
     whole = build_canonical_grid(grid, config)
-    for module in ("canonical", "canonical_grid"):
+    for module in ("grid", "moments", "sides"):
         monkeypatch.setattr(f"hyperalign.align.{module}.BLOCK", block)
 
     parts = build_canonical_grid(grid, config)

@@ -9,8 +9,8 @@ import torch
 from counting import count_all, count_seen
 from torch import Tensor, nn
 
-from hyperalign.align.canonical import add_gram
 from hyperalign.align.connectors import Connector, connect, infonce
+from hyperalign.align.moments import add_gram
 from hyperalign.ledger import (
     SEARCH_STAGES,
     STAGES,

@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hyperalign.align.grid import BLOCK, Rows, blocks, to_float
-from hyperalign.ledger import STRIP, matmul_flops
+from hyperalign.align.grid import Rows, blocks, to_float
+from hyperalign.align.moments import Moments, prepared
+from hyperalign.ledger import matmul_flops
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,24 +55,6 @@ class CanonicalConfig:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
 
 
-class Moments(NamedTuple):
-    """First two moments of an encoder's rows.
-
-    Attributes:
-        mean: (F,), float64, of the features used.
-        covariance: (F, F), float64, divided by the number of rows.
-        n_rows: Usable rows they come from.
-        features: (F,) which of the encoder's features are used, ascending.
-        width: The encoder's own width D.
-    """
-
-    mean: Tensor
-    covariance: Tensor
-    n_rows: int
-    features: Tensor
-    width: int
-
-
 class Canonical(NamedTuple):
     """The way from an encoder's rows to canonical coordinates.
 
@@ -94,58 +76,6 @@ class Canonical(NamedTuple):
     def own_rank(self) -> int:
         """Coordinates that are not always zero, at least one."""
         return max(1, int(self.projection.ne(0).any(0).sum()))
-
-
-def find_moments(rows: Rows, ok: NDArray[np.bool_], *, normalise: bool, max_features: int = 0) -> Moments:
-    """Mean and covariance over the usable rows, in one pass by blocks.
-
-    Products are taken in float32 of rows from which the first block's mean is already off, and added up in float64.
-    Of a wide encoder the features of largest variance are used; the variance is the first 4,096 usable rows'.
-
-    Args:
-        rows: (n, D)
-        ok: (n,) which rows are usable.
-        normalise: Whether rows are made unit vectors first.
-        max_features: At most so many features; 0 for all.
-
-    Raises:
-        ValueError: Where no row is usable.
-    """
-    chosen = np.flatnonzero(ok)
-    if not len(chosen):
-        raise ValueError(f"an encoder needs usable rows; all {len(ok)} are NaN, Inf or zero")
-    first = _prepared(to_float(rows[chosen[:BLOCK]]), normalise)
-    features = torch.arange(first.shape[1])
-    if max_features and len(features) > max_features:
-        features = first.var(0, unbiased=False).topk(max_features).indices.sort().values
-    shift = first[:, features].mean(0)
-    total = torch.zeros(len(features), dtype=torch.float64)
-    square = torch.zeros(len(features), len(features), dtype=torch.float64)
-    for start in range(0, len(chosen), BLOCK):
-        block = first if start == 0 else _prepared(to_float(rows[chosen[start : start + BLOCK]]), normalise)
-        block = block[:, features] - shift
-        total += block.sum(0).double()
-        add_gram(square, block)
-    square = square.triu() + square.triu(1).T
-    mean = total / len(chosen)
-    return Moments(
-        mean + shift.double(), square / len(chosen) - torch.outer(mean, mean), len(chosen), features, rows.shape[1]
-    )
-
-
-def add_gram(total: Tensor, rows: Tensor) -> None:
-    """Add the upper triangle of rowsᵀ rows to `total`, in strips, so that most of the lower one is never computed.
-
-    Args:
-        total: (D, D), written to on and above the diagonal.
-        rows: (n, D)
-    """
-    for start in range(0, rows.shape[1], STRIP):
-        total[start : start + STRIP, start:] += rows[:, start : start + STRIP].T @ rows[:, start:]
-
-
-def _prepared(block: Tensor, normalise: bool) -> Tensor:
-    return F.normalize(block, dim=1) if normalise else block
 
 
 class Whitening(NamedTuple):
@@ -212,7 +142,7 @@ def to_coordinates(rows: Tensor, canonical: Canonical) -> Tensor:
     Returns:
         (B, R)
     """
-    rows = _prepared(rows.nan_to_num(0.0, 0.0, 0.0), canonical.normalise)
+    rows = prepared(rows.nan_to_num(0.0, 0.0, 0.0), canonical.normalise)
     if len(canonical.features) < canonical.width:
         rows = rows[:, canonical.features]
     return (rows - canonical.mean) @ canonical.projection
@@ -220,7 +150,7 @@ def to_coordinates(rows: Tensor, canonical: Canonical) -> Tensor:
 
 def centred(rows: Tensor, whitening: Whitening) -> Tensor:
     """The features used of rows (B, D), the mean off, (B, F); NaN and Inf are taken as zeros."""
-    rows = _prepared(rows.nan_to_num(0.0, 0.0, 0.0), whitening.normalise)
+    rows = prepared(rows.nan_to_num(0.0, 0.0, 0.0), whitening.normalise)
     if len(whitening.features) < whitening.width:
         rows = rows[:, whitening.features]
     return rows - whitening.mean

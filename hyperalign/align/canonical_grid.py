@@ -11,8 +11,8 @@ Everything goes through the pictures in blocks: beside the connectors, N·M·R²
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,12 +23,12 @@ from hyperalign.align.canonical import (
     CanonicalConfig,
     Coordinates,
     Whitening,
-    centred,
-    find_moments,
     find_whitening,
 )
 from hyperalign.align.directions import directions_flops, find_directions
-from hyperalign.align.grid import BLOCK, Grid, Rows, check_pictures, to_float
+from hyperalign.align.grid import CaptionMeans, Grid, Rows, check_pictures
+from hyperalign.align.moments import find_moments
+from hyperalign.align.sides import Captions, KeptRows, Pictures, Side, picture_blocks
 from hyperalign.ledger import cholesky_flops, gram_flops, matmul_flops, triangular_flops
 
 Known = Sequence[Whitening | None] | None  # of each encoder, image encoders first; None where there is none yet
@@ -197,78 +197,9 @@ def build_canonical_grid(grid: Grid, config: CanonicalConfig, *, known: Known = 
     )
 
 
-class _Side(Protocol):
-    """Centred rows of one encoder, one for each picture."""
-
-    whitening: Whitening
-
-    def block(self, first: int, last: int) -> Tensor:
-        """(last − first, F) rows of some pictures; zeros where a picture has none."""
-
-
-class _Pictures:
-    """Centred rows of an image encoder."""
-
-    def __init__(self, rows: Rows, ok: NDArray[np.bool_], whitening: Whitening):
-        self.rows, self.ok, self.whitening = rows, ok, whitening
-
-    def block(self, first: int, last: int) -> Tensor:
-        found = centred(to_float(self.rows[first:last]), self.whitening)
-        return found * torch.from_numpy(self.ok[first:last]).unsqueeze(1)
-
-
-class _Captions:
-    """Centred rows of a text encoder, the mean over each picture's usable captions."""
-
-    def __init__(self, rows: Rows, ok: NDArray[np.bool_], whitening: Whitening, owner: NDArray[np.int64]):
-        self.rows, self.whitening = rows, whitening
-        self.means = _Means(ok, owner)
-
-    def block(self, first: int, last: int) -> Tensor:
-        return self.means(lambda part: centred(to_float(self.rows[part]), self.whitening), first, last)
-
-
-class _Means:
-    """Means over the usable captions of each picture."""
-
-    def __init__(self, ok: NDArray[np.bool_], owner: NDArray[np.int64]):
-        self.ok, self.owner = ok, owner
-
-    def __call__(self, rows: Callable[[slice], Tensor], first: int, last: int) -> Tensor:
-        """(last − first, D) from the rows (B, D) of slices of captions; zeros where a picture has none."""
-        start, stop = np.searchsorted(self.owner, (first, last)).tolist()
-        total, count = None, torch.zeros(last - first)
-        for at in range(start, stop, BLOCK):
-            part = slice(at, min(at + BLOCK, stop))
-            to, counted = torch.from_numpy(self.owner[part] - first), torch.from_numpy(self.ok[part]).float()
-            found = rows(part)
-            found = found if self.ok[part].all() else found * counted.unsqueeze(1)
-            total = found.new_zeros(last - first, found.shape[1]) if total is None else total
-            total.index_add_(0, to, found)
-            count.index_add_(0, to, counted)
-        assert total is not None, "every picture has a caption"
-        return total / count.clamp_min(1).unsqueeze(1)
-
-
-class _Kept:
-    """A side whose rows are read once and kept."""
-
-    def __init__(self, side: _Side, n_images: int):
-        self.whitening = side.whitening
-        self.rows = torch.cat([side.block(first, last) for first, last in _blocks(n_images)])
-
-    def block(self, first: int, last: int) -> Tensor:
-        return self.rows[first:last]
-
-
-def _blocks(n_images: int) -> Iterator[tuple[int, int]]:
-    for first in range(0, n_images, BLOCK):
-        yield first, min(first + BLOCK, n_images)
-
-
 def _sides(
     grid: Grid, config: CanonicalConfig, known: Sequence[Whitening | None], *, keep: bool
-) -> tuple[list[_Side], list[_Side]]:
+) -> tuple[list[Side], list[Side]]:
     """Moments and whitening of every encoder that has none yet."""
 
     def whiten(rows: Rows, ok: NDArray[np.bool_], ridge: float, given: Whitening | None) -> Whitening:
@@ -278,16 +209,16 @@ def _sides(
         return find_whitening(moments, ridge=ridge, normalise=config.normalise)
 
     n_img = len(grid.images)
-    images: list[_Side] = [
-        _Pictures(rows, ok, whiten(rows, ok, config.image_ridge, given))
+    images: list[Side] = [
+        Pictures(rows, ok, whiten(rows, ok, config.image_ridge, given))
         for rows, ok, given in zip(grid.images, grid.image_ok, known[:n_img], strict=True)
     ]
-    texts: list[_Side] = [
-        _Captions(rows, ok, whiten(rows, ok, config.text_ridge, given), grid.owner)
+    texts: list[Side] = [
+        Captions(rows, ok, whiten(rows, ok, config.text_ridge, given), grid.owner)
         for rows, ok, given in zip(grid.texts, grid.text_ok, known[n_img:], strict=True)
     ]
     if keep:
-        return [_Kept(side, grid.n_images) for side in images], [_Kept(side, grid.n_images) for side in texts]
+        return [KeptRows(side, grid.n_images) for side in images], [KeptRows(side, grid.n_images) for side in texts]
     return images, texts
 
 
@@ -299,13 +230,13 @@ def _mixture(width: int, most: int) -> Tensor | None:
 
 
 def _image_projections(
-    images: Sequence[_Side], texts: Sequence[_Side], shapes: SetupShapes, config: CanonicalConfig
+    images: Sequence[Side], texts: Sequence[Side], shapes: SetupShapes, config: CanonicalConfig
 ) -> tuple[list[Tensor], list[Tensor]]:
     """For each image encoder the projection (F, r) of centred rows to what texts predict, and its weights σ^p, (r,)."""
     mixture = _mixture(sum(shapes.text_features), shapes.max_targets)
     n_targets = sum(shapes.text_features) if mixture is None else shapes.max_targets
     sums = [torch.zeros(width, n_targets) for width in shapes.image_features]
-    for first, last in _blocks(shapes.n_images):
+    for first, last in picture_blocks(shapes.n_images):
         targets = torch.cat([text.whitening.whiten(text.block(first, last)) for text in texts], 1)
         if mixture is not None:
             targets = targets @ mixture
@@ -327,11 +258,11 @@ def _white(cross: Tensor, whitening: Whitening) -> Tensor:
 class _Seen:
     """Coordinates of image encoders by blocks of pictures, their weights not in them yet."""
 
-    def __init__(self, images: Sequence[_Side], projections: Sequence[Tensor], stacked: Tensor | None):
+    def __init__(self, images: Sequence[Side], projections: Sequence[Tensor], stacked: Tensor | None):
         self.images, self.projections, self.stacked = images, projections, stacked
         if stacked is not None:
             for image, projection, kept in zip(images, projections, stacked, strict=True):
-                for first, last in _blocks(len(kept)):
+                for first, last in picture_blocks(len(kept)):
                     kept[first:last, : projection.shape[1]] = image.block(first, last) @ projection
 
     def block(self, first: int, last: int) -> Tensor:
@@ -343,13 +274,13 @@ class _Seen:
         return torch.cat(parts, 1)
 
 
-def _text_projections(seen: _Seen, texts: Sequence[_Side], shapes: SetupShapes) -> list[Tensor]:
+def _text_projections(seen: _Seen, texts: Sequence[Side], shapes: SetupShapes) -> list[Tensor]:
     """For each text encoder the projection (F, r) of centred rows; of a wide one to what images predict."""
     wide = [text for text, width in zip(texts, shapes.text_features, strict=True) if width > shapes.rank]
     mixture = _mixture(sum(shapes.image_ranks), shapes.max_targets)
     n_targets = sum(shapes.image_ranks) if mixture is None else shapes.max_targets
     sums = [torch.zeros(len(text.whitening.mean), n_targets) for text in wide]
-    for first, last in _blocks(shapes.n_images) if wide else ():
+    for first, last in picture_blocks(shapes.n_images) if wide else ():
         targets = seen.block(first, last)
         if mixture is not None:
             targets = targets @ mixture
@@ -368,7 +299,7 @@ def _text_projections(seen: _Seen, texts: Sequence[_Side], shapes: SetupShapes) 
 class _Said:
     """Coordinates of a text encoder by blocks of pictures, the mean over each picture's captions."""
 
-    def __init__(self, side: _Side, projection: Tensor, coordinates: Coordinates, means: _Means | None):
+    def __init__(self, side: Side, projection: Tensor, coordinates: Coordinates, means: CaptionMeans | None):
         """With `means` the coordinates of all captions are kept."""
         self.side, self.projection, self.coordinates, self.means = side, projection, coordinates, means
         if means is not None:
@@ -383,13 +314,13 @@ class _Said:
 
 
 def _text_coordinates(
-    grid: Grid, texts: Sequence[_Side], projections: Sequence[Tensor], shapes: SetupShapes
+    grid: Grid, texts: Sequence[Side], projections: Sequence[Tensor], shapes: SetupShapes
 ) -> list[_Said]:
     """The way to coordinates of every text encoder, and those of all captions where they are kept."""
     found = []
     for j, (rows, text, projection) in enumerate(zip(grid.texts, texts, projections, strict=True)):
         coordinates = Coordinates(rows, text.whitening.canonical(projection, shapes.rank))
-        means = _Means(grid.text_ok[j], grid.owner) if shapes.keeps else None
+        means = CaptionMeans(grid.text_ok[j], grid.owner) if shapes.keeps else None
         found.append(_Said(text, projection, coordinates, means))
     return found
 
@@ -401,7 +332,7 @@ def _cross(seen: _Seen, texts: Sequence[_Said], shapes: SetupShapes) -> Tensor:
     """
     ranks, rank = shapes.image_ranks, shapes.rank
     sums = torch.zeros(len(ranks), len(texts), rank, rank)
-    for first, last in _blocks(shapes.n_images):
+    for first, last in picture_blocks(shapes.n_images):
         image = seen.block(first, last)
         for j, text in enumerate(texts):
             coordinates = text.block(first, last)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hyperalign.align.canonical import add_gram
+from hyperalign.align.moments import add_gram
 from hyperalign.ledger import eigh_flops, gram_flops, matmul_flops, qr_flops
 
 _MORE = 32  # directions carried along beyond those asked for

@@ -4,7 +4,7 @@ Rows may be memory maps larger than memory: nothing here or above reads them but
 row is unusable for an encoder (NaN, Inf, all zeros) are masked for that encoder alone and never dropped.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -143,6 +143,29 @@ def blocks(rows: Rows, size: int = BLOCK) -> Iterator[tuple[int, Tensor]]:
 def to_float(rows: NDArray[Any]) -> Tensor:
     """A float32 tensor of its own memory; what is too large for float32 becomes Inf."""
     return torch.from_numpy(np.array(rows)).float()  # torch converts float16 several times as fast as NumPy
+
+
+class CaptionMeans:
+    """Means over the usable captions of each picture."""
+
+    def __init__(self, ok: NDArray[np.bool_], owner: NDArray[np.int64]) -> None:
+        """Which captions are usable, (n,), and the picture of each, (n,), non-decreasing."""
+        self.ok, self.owner = ok, owner
+
+    def __call__(self, rows: Callable[[slice], Tensor], first: int, last: int) -> Tensor:
+        """(last − first, D) from the rows (B, D) of slices of captions; zeros where a picture has none."""
+        start, stop = np.searchsorted(self.owner, (first, last)).tolist()
+        total, count = None, torch.zeros(last - first)
+        for at in range(start, stop, BLOCK):
+            part = slice(at, min(at + BLOCK, stop))
+            to, counted = torch.from_numpy(self.owner[part] - first), torch.from_numpy(self.ok[part]).float()
+            found = rows(part)
+            found = found if self.ok[part].all() else found * counted.unsqueeze(1)
+            total = found.new_zeros(last - first, found.shape[1]) if total is None else total
+            total.index_add_(0, to, found)
+            count.index_add_(0, to, counted)
+        assert total is not None, "every picture has a caption"
+        return total / count.clamp_min(1).unsqueeze(1)
 
 
 class Gather:
