@@ -50,6 +50,7 @@ The map, in the order in which data meets the modules; a line of code may import
         canonical       whitened coordinates
         sides           one row for each picture, on either side
         directions      what of an encoder the other side predicts
+        targets         the few coordinates of the other side from which that is found
         canonical_grid  all encoders in canonical coordinates, and the cross-covariances of all pairs
         consensus       one basis for the coordinates of all encoders
         solution        what every method gives: connectors and their cost

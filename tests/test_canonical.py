@@ -21,7 +21,7 @@ from hyperalign.align.canonical import (
     to_coordinates,
 )
 from hyperalign.align.grid import to_float
-from hyperalign.align.moments import add_gram, find_moments
+from hyperalign.align.moments import add_gram, find_caption_moments, find_moments, moment_rows
 
 OK = np.ones(200, dtype=np.bool_)
 
@@ -74,6 +74,77 @@ def test_moments_do_not_depend_on_blocks_nor_on_the_order_of_items(monkeypatch: 
     for moments in (blocks, shuffled):
         torch.testing.assert_close(moments.mean, whole.mean, rtol=1e-6, atol=1e-7)
         torch.testing.assert_close(moments.covariance, whole.covariance, rtol=1e-4, atol=1e-7)
+
+
+OWNER = np.repeat(np.arange(60), 1 + np.arange(60) % 7)  # from 1 to 7 captions a picture
+ODD = np.flatnonzero(np.arange(len(OWNER)) % 11 == 3)
+
+
+def captions_of(spread: float = 1.0) -> NDArray[np.float32]:
+    """Captions of pictures that differ, around the pictures' means."""
+    around = spread * rows_of(n=len(OWNER), seed=1)
+    return np.asarray(rows_of(n=60, seed=2)[OWNER] + around, dtype=np.float32)
+
+
+def test_caption_moments_are_exact_where_no_picture_has_more_than_two() -> None:
+    """And then nothing is saved: every caption is a row of the product."""
+    rows, owner, ok = captions_of()[:50], np.repeat(np.arange(25), 2), np.ones(50, dtype=np.bool_)
+
+    found = find_caption_moments(rows, ok, owner, normalise=True)
+
+    torch.testing.assert_close(found.covariance, find_moments(rows, ok, normalise=True).covariance)
+    assert moment_rows(ok, owner) == 50
+
+
+@pytest.mark.parametrize(
+    "bad", [[], ODD.tolist(), list(range(10, 40))], ids=["all usable", "some not", "whole pictures"]
+)
+def test_caption_moments_come_from_all_means_and_two_captions_of_each_picture(bad: list[int]) -> None:
+    """Written out picture by picture; the mean is that of all captions."""
+    rows, ok = captions_of().astype(np.float64), np.ones(len(OWNER), dtype=np.bool_)
+    ok[bad] = False
+    spoiled = captions_of()
+    spoiled[bad] = np.nan
+    mean, n_rows = rows[ok].mean(0), 0
+    expected = np.zeros((6, 6))
+    for picture in range(60):
+        own = rows[ok & (OWNER == picture)]
+        if not len(own):
+            continue
+        n_rows += 1 + (2 if len(own) > 1 else 0)
+        expected += len(own) * np.outer(own.mean(0) - mean, own.mean(0) - mean)
+        if len(own) > 1:
+            pair = own[sorted({picture % len(own), (picture + len(own) // 2) % len(own)})] - own.mean(0)
+            expected += len(own) / 2 * pair.T @ pair
+
+    found = find_caption_moments(spoiled, ok, OWNER, normalise=False)
+
+    np.testing.assert_allclose(found.mean, mean, rtol=1e-5)
+    np.testing.assert_allclose(found.covariance, expected / ok.sum(), rtol=1e-3, atol=1e-3)
+    assert moment_rows(ok, OWNER) == n_rows < ok.sum() == found.n_rows
+
+
+def test_caption_moments_do_not_depend_on_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    ok = np.ones(len(OWNER), dtype=np.bool_)
+    whole = find_caption_moments(captions_of(), ok, OWNER, normalise=True)
+    for module in ("moments", "grid"):
+        monkeypatch.setattr(f"hyperalign.align.{module}.BLOCK", 17)
+
+    blocks = find_caption_moments(captions_of(), ok, OWNER, normalise=True)
+
+    torch.testing.assert_close(blocks.mean, whole.mean, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(blocks.covariance, whole.covariance, rtol=1e-3, atol=1e-6)
+
+
+def test_caption_moments_are_on_average_those_of_all_captions() -> None:
+    """Over many pictures which two are taken averages out: within 2 % where one picture's may be twice as far."""
+    owner, rng = np.repeat(np.arange(4000), 5), np.random.default_rng(0)
+    rows = np.asarray(rng.normal(size=(4000, 3))[owner] + rng.normal(size=(20000, 3)), dtype=np.float32)
+    ok = np.ones(20000, dtype=np.bool_)
+
+    found = find_caption_moments(rows, ok, owner, normalise=False).covariance
+
+    np.testing.assert_allclose(found, np.cov(rows.T, bias=True), atol=0.04)
 
 
 def test_a_large_mean_does_not_drown_the_covariance() -> None:
@@ -297,7 +368,8 @@ def test_coordinates_book_what_the_counter_sees(keep: bool) -> None:
         ("text_ridge", float("nan")),
         ("image_power", -1.0),
         ("max_features", -1),
-        ("max_targets", 0),
+        ("targets_per_rank", 0.5),
+        ("sketch_per_rank", 1.5),
         ("store_bytes", -1),
     ],
 )

@@ -25,12 +25,23 @@ from hyperalign.forecast import hollow_grid
 
 CONFIG = CanonicalConfig(rank=8)  # cuts two of the image encoders and both text encoders
 WHOLE = CanonicalConfig(rank=16, image_power=0)
-ITERATED = CanonicalConfig(rank=6)  # of encoders wider than 76
+ITERATED = CanonicalConfig(rank=6, targets_per_rank=99, sketch_per_rank=99)  # of encoders wider than 76
+CHOSEN = CanonicalConfig(rank=6, normalise=False)
 NOT_KEPT: dict[str, Any] = {"store_bytes": 0}
 
 
 def iterated_grid(n_images: int = 120) -> Grid:
     return plant(n_images, image_dims=(90, 8), text_dims=(10, 85))
+
+
+def wide_grid(n_images: int, *, n_captions: int = 1) -> Grid:
+    """Past a strip of the symmetric product, and with a text encoder that is cut."""
+    return plant(n_images, n_captions=n_captions, image_dims=(130, 8), text_dims=(10, 90))
+
+
+def chosen_grid(n_images: int, *, items: int = 0, n_captions: int = 1) -> Grid:
+    """Wide enough for targets to be chosen on both sides."""
+    return plant(n_images, items=items, n_captions=n_captions, image_dims=(60, 50, 70), text_dims=(90, 85, 40))
 
 
 def cosines(grid: Grid, config: CanonicalConfig, on: Grid | None = None) -> dict[PairIndex, Tensor]:
@@ -146,11 +157,11 @@ def test_directions_that_the_other_side_cannot_predict_are_cut() -> None:
         (plant(60), CONFIG, [8, 8, 8, 8, 8]),
         (plant(60, image_dims=(3,)), CONFIG, [3, 3, 3]),
         (plant(60, text_dims=(4,)), CONFIG, [4, 4, 4, 4]),
-        (plant(60), replace(CONFIG, max_targets=5), [5, 5, 5, 5, 5]),
-        (plant(60), replace(CONFIG, rank=12, max_targets=9), [9, 8, 9, 10, 9]),
+        (plant(60), replace(CONFIG, rank=12), [12, 8, 12, 10, 12]),
+        (chosen_grid(60), CHOSEN, [6, 6, 6, 6, 6, 6]),
         (plant(5), CONFIG, [4, 4, 4, 4, 4]),
     ],
-    ids=["cut", "few images' directions", "few texts' directions", "few targets", "one text cut", "few pictures"],
+    ids=["cut", "few images' directions", "few texts' directions", "one text cut", "chosen targets", "few pictures"],
 )
 def test_how_many_directions_there_are_is_known_before_they_are_made(
     grid: Grid, config: CanonicalConfig, widths: list[int]
@@ -176,26 +187,55 @@ def test_padded_coordinates_are_zero() -> None:
     assert canonical.cross[0, :, 3:].abs().max() == 0
 
 
-@pytest.mark.parametrize("max_targets", [5, 12])
-def test_targets_that_are_mixed_still_show_what_is_predicted(max_targets: int) -> None:
-    """12 random mixtures span the six latents; 5 cannot, and what they miss is lost."""
-    grid, config = plant(200), replace(WHOLE, rank=6)
+def test_targets_that_are_chosen_show_what_all_of_them_do() -> None:
+    """The six latents are found again; a random choice of as many coordinates would lose most of them."""
+    grid, config = chosen_grid(300), replace(CHOSEN, image_power=0)
 
-    whole, mixed = (build_canonical_grid(grid, replace(config, max_targets=n)) for n in (1536, max_targets))
+    whole, chosen = (
+        build_canonical_grid(grid, replace(config, targets_per_rank=t, sketch_per_rank=99)) for t in (99, 1.6)
+    )
 
-    kept = mixed.cross.flatten(2).norm(dim=2) / whole.cross.flatten(2).norm(dim=2)
-    assert bool((kept > 0.95).all()) == (max_targets == 12)
-    assert min(recalls(solve_closed_form(mixed), plant(50, items=1)).values()) > 20  # chance is 2
+    assert setup_flops(setup_shapes(grid, config)) < 0.8 * whole.flops
+    kept = chosen.cross.flatten(2).norm(dim=2) / whole.cross.flatten(2).norm(dim=2)
+    assert kept.min() > 0.97
+    assert min(recalls(solve_closed_form(chosen), chosen_grid(50, items=1)).values()) > 20  # chance is 2
 
 
-def test_mixtures_are_drawn_the_same_again_and_leave_the_global_generator_alone() -> None:
-    grid, config = plant(40), replace(CONFIG, max_targets=9)
+@pytest.mark.parametrize(
+    ("image_dims", "text_dims", "sketch", "mixes"),
+    [
+        ((60, 50, 70), (90, 85, 40), 6.4, (True, True)),
+        ((12,), (90, 85, 40), 6.4, (False, False)),
+        ((60, 50, 70), (9,), 6.4, (False, False)),
+        ((3, 300), (400, 400), 6.4, (True, False)),
+        ((3, 300), (400, 400), 1.6, (False, False)),
+    ],
+    ids=[
+        "many on both sides",
+        "one narrow image encoder",
+        "few text coordinates",
+        "few image directions",
+        "few samples",
+    ],
+)
+def test_targets_are_chosen_where_that_is_cheaper(
+    image_dims: tuple[int, ...], text_dims: tuple[int, ...], sketch: float, mixes: tuple[bool, bool]
+) -> None:
+    """And where the sample, of which a narrow encoder gives little, has as many columns as targets are chosen."""
+    grid = hollow_grid(image_dims, text_dims, np.arange(500))
+    targets = setup_shapes(grid, replace(CHOSEN, sketch_per_rank=sketch)).targets
+
+    assert (targets.mixes_texts, targets.mixes_images) == mixes
+
+
+def test_samples_are_drawn_the_same_again_and_leave_the_global_generator_alone() -> None:
+    grid = chosen_grid(40)
     torch.manual_seed(1)
-    before, first = torch.get_rng_state(), build_canonical_grid(grid, config)
+    before, first = torch.get_rng_state(), build_canonical_grid(grid, CHOSEN)
     untouched = torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
 
-    second = build_canonical_grid(grid, config)
+    second = build_canonical_grid(grid, CHOSEN)
 
     assert untouched
     assert torch.equal(first.cross, second.cross)
@@ -216,19 +256,23 @@ def test_each_side_has_a_ridge_of_its_own(image_ridge: float, text_ridge: float)
 
 
 @pytest.mark.parametrize(
-    ("grid", "config"), [(plant(60), CONFIG), (iterated_grid(), ITERATED)], ids=["decomposed", "iterated"]
+    ("grid", "config"),
+    [(plant(60), CONFIG), (iterated_grid(), ITERATED), (chosen_grid(90), CHOSEN)],
+    ids=["decomposed", "iterated", "chosen"],
 )
 def test_the_order_of_encoders_does_not_matter(grid: Grid, config: CanonicalConfig) -> None:
-    turned = list(range(grid.shape[0]))[::-1]
-    swapped = build_grid([grid.images[k] for k in turned], [grid.texts[k] for k in (1, 0)], grid.owner)
+    images, texts = (list(range(n))[::-1] for n in grid.shape)
+    swapped = build_grid([grid.images[k] for k in images], [grid.texts[k] for k in texts], grid.owner)
 
     plain, other = cosines(grid, config), cosines(swapped, config)
 
-    assert_same_similarities(plain, {(turned[i], (1, 0)[j]): cosine for (i, j), cosine in other.items()})
+    assert_same_similarities(plain, {(images[i], texts[j]): cosine for (i, j), cosine in other.items()})
 
 
 @pytest.mark.parametrize(
-    ("grid", "config"), [(plant(60), CONFIG), (iterated_grid(60), ITERATED)], ids=["decomposed", "iterated"]
+    ("grid", "config"),
+    [(plant(60), CONFIG), (iterated_grid(60), ITERATED), (chosen_grid(60), CHOSEN)],
+    ids=["decomposed", "iterated", "chosen"],
 )
 def test_the_order_of_items_does_not_matter(grid: Grid, config: CanonicalConfig) -> None:
     order = np.random.default_rng(1).permutation(60)
@@ -275,11 +319,14 @@ def test_an_item_that_is_bad_for_both_sides_might_as_well_not_be_there(config: C
 
 
 @pytest.mark.parametrize("block", [3, 7])
-@pytest.mark.parametrize("changes", [{}, NOT_KEPT, {"max_targets": 9}], ids=["kept", "not kept", "mixed"])
-def test_blocks_do_not_matter(block: int, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("changes", [{}, NOT_KEPT], ids=["kept", "not kept"])
+@pytest.mark.parametrize("make", [plant, chosen_grid], ids=["all targets", "chosen targets"])
+def test_blocks_do_not_matter(
+    block: int, changes: dict[str, Any], make: Callable[..., Grid], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Blocks cut pictures' captions apart."""
-    grid = spoil(plant(40, n_captions=3), images={0: [8]}, texts={1: [4, 60, 61, 62]})
-    config = replace(CONFIG, rank=6, **changes)
+    grid = spoil(make(40, n_captions=4), images={0: [8]}, texts={1: [4, 60, 61, 62, 63]})
+    config = replace(CHOSEN, **changes)
     whole = build_canonical_grid(grid, config)
     for module in ("grid", "moments", "sides"):
         monkeypatch.setattr(f"hyperalign.align.{module}.BLOCK", block)
@@ -320,15 +367,17 @@ def test_what_is_kept_is_counted_before_it_is_made() -> None:
 @pytest.mark.parametrize("store_bytes", [0, 2**24], ids=["not kept", "kept"])
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"rank": 16}, {"rank": 6}, {"max_features": 9}, {"max_targets": 9}, {"max_targets": 23}],
-    ids=["cut texts", "whole", "narrow", "cut features", "mixed", "mixed on one side"],
+    [{}, {"rank": 16}, {"rank": 6}, {"max_features": 9}, {"rank": 6, "targets_per_rank": 1, "sketch_per_rank": 2}],
+    ids=["cut texts", "whole", "narrow", "cut features", "few targets"],
 )
-@pytest.mark.parametrize("wide", [False, True])
-def test_the_set_up_costs_what_runs(store_bytes: int, changes: dict[str, Any], wide: bool) -> None:
+@pytest.mark.parametrize("make", [plant, wide_grid, chosen_grid], ids=["plain", "wide", "chosen"])
+@pytest.mark.parametrize("n_captions", [2, 5])
+def test_the_set_up_costs_what_runs(
+    store_bytes: int, changes: dict[str, Any], make: Callable[..., Grid], n_captions: int
+) -> None:
     """Products by the counter, decompositions and triangular systems by formula at the shapes that ran."""
     config = replace(CONFIG, store_bytes=store_bytes, **changes)
-    grid = plant(40, n_captions=2, image_dims=(130, 8), text_dims=(10, 90)) if wide else plant(40, n_captions=2)
-    grid = spoil(grid, images={0: [1, 2]}, texts={1: [5]})
+    grid = spoil(make(40, n_captions=n_captions), images={0: [1, 2]}, texts={1: [5]})
     made: list[CanonicalGrid] = []
 
     found = count_all(lambda: made.append(build_canonical_grid(grid, config)))
@@ -337,10 +386,12 @@ def test_the_set_up_costs_what_runs(store_bytes: int, changes: dict[str, Any], w
     assert all(side.flops == 0 for side in (*made[0].images, *made[0].texts))
 
 
-@pytest.mark.parametrize("config", [CONFIG, replace(CONFIG, max_targets=9, **NOT_KEPT)], ids=["kept", "not kept"])
-def test_the_cost_is_known_before_there_are_rows(config: CanonicalConfig) -> None:
-    grid = plant(40, n_captions=2)
-    hollow = hollow_grid([12, 8, 16], [10, 14], grid.owner)
+@pytest.mark.parametrize("config", [CONFIG, replace(CONFIG, **NOT_KEPT)], ids=["kept", "not kept"])
+@pytest.mark.parametrize("make", [plant, chosen_grid], ids=["all targets", "chosen targets"])
+def test_the_cost_is_known_before_there_are_rows(config: CanonicalConfig, make: Callable[..., Grid]) -> None:
+    grid = make(40, n_captions=4)
+    image_dims, text_dims = ([rows.shape[1] for rows in side] for side in (grid.images, grid.texts))
+    hollow = hollow_grid(image_dims, text_dims, grid.owner)
 
     assert setup_flops(setup_shapes(hollow, config)) == build_canonical_grid(grid, config).flops
 

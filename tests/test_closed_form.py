@@ -102,7 +102,7 @@ def test_the_text_sided_twin_is_better_than_chance() -> None:
         (plant(40, image_dims=(12,), text_dims=(10,)), CONFIG),
         (plant(40, image_dims=(1, 8), text_dims=(1, 10)), CONFIG),
         (plant(40, image_dims=(90, 8), text_dims=(10, 90)), CONFIG),
-        (plant(40), CanonicalConfig(rank=8, max_targets=1)),
+        (plant(40, image_dims=(60, 50, 70), text_dims=(90, 85, 40)), CanonicalConfig(rank=1, targets_per_rank=1)),
         (plant(5), CONFIG),
         (plant(40), CanonicalConfig(rank=500)),
         (plant(4), CanonicalConfig()),

@@ -40,9 +40,9 @@ def planned(config: SearchConfig, cache_dir: Path) -> Plan:
         ({}, {"n_steps": 7}),
         ({"store_bytes": 0}, {"n_epochs": 0.5}),
         ({"max_features": 11, "rank": 7}, {"n_steps": 2}),
-        ({"max_targets": 9, "rank": 12, "store_bytes": 0}, {"n_steps": 5}),
+        ({"targets_per_rank": 1, "rank": 5, "store_bytes": 0}, {"n_steps": 5}),
     ],
-    ids=["kept", "not kept", "cut", "mixed and one text cut, not kept"],
+    ids=["kept", "not kept", "cut", "few targets, not kept"],
 )
 def test_a_plan_says_what_the_ledger_will_to_the_unit(
     world: Path, tmp_path: Path, canonical: dict[str, Any], steps: dict[str, Any]

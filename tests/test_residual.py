@@ -1,6 +1,7 @@
 """A step of the residual hypernetwork: the same cosines in the cheaper order, and what they cost."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,14 @@ from torch import Tensor
 from hyperalign.align.canonical import CanonicalConfig
 from hyperalign.align.canonical_grid import build_canonical_grid
 from hyperalign.align.hypernetwork import ResidualConfig, ResidualNetwork
-from hyperalign.align.residual import RESIDUAL, _ResidualLearner, _sides, residual_step_flops
+from hyperalign.align.residual import (
+    RESIDUAL,
+    _ResidualLearner,
+    _sides,
+    residual_step_flops,
+    shorten_steps,
+    solve_residual,
+)
 
 RANK, WIDTHS = 8, (5, 8)  # a text encoder narrower than the rank, and one that is not
 NETWORK = ResidualConfig(code_dim=4, hidden=(6,))
@@ -98,3 +106,25 @@ def test_a_narrower_text_encoder_makes_a_cheaper_step() -> None:
     network = ResidualNetwork(torch.eye(128).repeat(4, 1, 1), 2, ResidualConfig(), torch.Generator().manual_seed(0))
 
     assert residual_step_flops(network, 256, 2, 64) < residual_step_flops(network, 256, 2, 128)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "batch", "rate"), [("damped", 64, 0.25), ("sgd", 256, 1.0), ("damped", 2048, 2.0), ("adamw", 64, 2.0)]
+)
+def test_small_batches_take_shorter_steps_but_by_adamw(optimizer: Any, batch: int, rate: float) -> None:
+    config = replace(RESIDUAL, optimizer=optimizer, learning_rate=2.0)
+
+    assert shorten_steps(config, batch) == replace(config, learning_rate=rate)
+
+
+def test_the_rate_of_a_batch_is_that_of_the_items_there_are() -> None:
+    """A batch of 512 of 64 pictures is one of 64, and takes steps as long."""
+    grid = plant(64)
+    canonical = build_canonical_grid(grid, CanonicalConfig(rank=8))
+
+    cut, asked = (solve_residual(grid, canonical, replace(RESIDUAL, batch_size=size, n_steps=9)) for size in (512, 64))
+
+    for one, other in zip(cut.images, asked.images, strict=True):
+        assert one is not None
+        assert other is not None
+        assert torch.equal(one.projection, other.projection)

@@ -30,7 +30,9 @@ class CanonicalConfig:
         text_ridge: λ of text encoders.
         normalise: Whether rows are made unit vectors first.
         max_features: Of a wider encoder, only so many features of largest variance are used; 0 for all.
-        max_targets: Directions are found from so many coordinates of the other side at most; more are mixed at random.
+        targets_per_rank: Directions are found from so many times R coordinates of the other side, where that is
+            cheaper than from all; at least 1.
+        sketch_per_rank: Which ones, from so many times R random combinations of image coordinates; at least as many.
         store_bytes: Rows and coordinates are kept in memory up to this size for the whole grid, else read and made
             again where they are needed.
     """
@@ -41,18 +43,24 @@ class CanonicalConfig:
     text_ridge: float = 0.02
     normalise: bool = True
     max_features: int = 512
-    max_targets: int = 1536
+    targets_per_rank: float = 1.6
+    sketch_per_rank: float = 6.4
     store_bytes: int = 512 * 2**20
 
     def __post_init__(self) -> None:
         """Refuse values no run could use."""
-        least = {"rank": 1, "image_power": 0, "max_features": 0, "max_targets": 1, "store_bytes": 0}
+        least = {"rank": 1, "image_power": 0, "max_features": 0, "store_bytes": 0, "targets_per_rank": 1}
         for name, low in least.items():
             if not getattr(self, name) >= low:
                 raise ValueError(f"{name} must be at least {low}, got {getattr(self, name)}")
         for name in ("image_ridge", "text_ridge"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        if not self.sketch_per_rank >= self.targets_per_rank:
+            raise ValueError(
+                f"sketch_per_rank must be at least targets_per_rank, got {self.sketch_per_rank} and "
+                f"{self.targets_per_rank}"
+            )
 
 
 class Canonical(NamedTuple):

@@ -26,9 +26,17 @@ from hyperalign.align.canonical import (
     find_whitening,
 )
 from hyperalign.align.directions import directions_flops, find_directions
-from hyperalign.align.grid import CaptionMeans, Grid, Rows, check_pictures
-from hyperalign.align.moments import find_moments
+from hyperalign.align.grid import CaptionMeans, Grid, check_pictures
+from hyperalign.align.moments import find_caption_moments, find_moments, moment_rows
 from hyperalign.align.sides import Captions, KeptRows, Pictures, Side, picture_blocks
+from hyperalign.align.targets import (
+    TargetShapes,
+    find_image_targets,
+    find_text_targets,
+    image_targets_flops,
+    text_targets_at,
+    text_targets_flops,
+)
 from hyperalign.ledger import cholesky_flops, gram_flops, matmul_flops, triangular_flops
 
 Known = Sequence[Whitening | None] | None  # of each encoder, image encoders first; None where there is none yet
@@ -74,11 +82,12 @@ class SetupShapes(NamedTuple):
         image_features: Features used of each image encoder, F.
         text_features: The same of each text encoder.
         image_rows: Usable rows of each image encoder.
-        text_rows: The same of each text encoder.
+        text_rows: Rows that the moments of each text encoder are products of.
         n_images: Pictures.
         n_captions: Captions.
         rank: R, at most the widest encoder's features.
-        max_targets: As in `CanonicalConfig`.
+        most_targets: Coordinates of the other side from which directions are found, where it is a choice of them.
+        sketch: Random combinations from which that choice is made.
         keeps: Whether rows and coordinates stay in memory.
     """
 
@@ -89,7 +98,8 @@ class SetupShapes(NamedTuple):
     n_images: int
     n_captions: int
     rank: int
-    max_targets: int
+    most_targets: int
+    sketch: int
     keeps: bool
 
     @property
@@ -105,7 +115,21 @@ class SetupShapes(NamedTuple):
 
     def _most(self, others: list[int]) -> int:
         """Directions that the other side's coordinates can predict."""
-        return min(self.rank, sum(others), self.max_targets, max(self.n_images - 1, 1))
+        return min(self.rank, sum(others), max(self.n_images - 1, 1))
+
+    @property
+    def targets(self) -> TargetShapes:
+        """Widths that decide how directions are found."""
+        wide = [width for width in self.text_features if width > self.rank]
+        return TargetShapes(
+            self.image_features,
+            self.text_features,
+            self.image_ranks,
+            wide,
+            self.n_images,
+            self.most_targets,
+            self.sketch,
+        )
 
 
 def setup_shapes(grid: Grid, config: CanonicalConfig) -> SetupShapes:
@@ -117,11 +141,12 @@ def setup_shapes(grid: Grid, config: CanonicalConfig) -> SetupShapes:
         image_features=used[:n_img],
         text_features=used[n_img:],
         image_rows=grid.image_ok.sum(1).tolist(),
-        text_rows=grid.text_ok.sum(1).tolist(),
+        text_rows=[moment_rows(ok, grid.owner) for ok in grid.text_ok],
         n_images=grid.n_images,
         n_captions=grid.n_captions,
         rank=rank,
-        max_targets=config.max_targets,
+        most_targets=math.ceil(config.targets_per_rank * rank),
+        sketch=math.ceil(config.sketch_per_rank * rank),
         keeps=4 * n_values <= config.store_bytes,
     )
 
@@ -132,28 +157,20 @@ def setup_flops(shapes: SetupShapes, known: Known = None) -> int:
     widths, n_rows = [*s.image_features, *s.text_features], [*s.image_rows, *s.text_rows]
     fresh = [e for e in range(len(widths)) if known is None or known[e] is None]
     flops = sum(gram_flops(n_rows[e], widths[e]) + cholesky_flops(widths[e]) for e in fresh)
-    any_wide = any(width > s.rank for width in s.text_features)
-    passes = 2 if any_wide and not s.keeps else 1  # over image coordinates: wide texts' directions, then products
-    targets, mixing = _mixed(n, sum(s.text_features), s.max_targets)
-    flops += sum(triangular_flops(width, n) for width in s.text_features) + mixing
+    targets = s.targets
+    passes = 2 if targets.wide and not s.keeps else 1  # over image coordinates: wide texts' directions, then products
+    flops += text_targets_flops(targets) + image_targets_flops(targets)
     for width, rank in zip(s.image_features, s.image_ranks, strict=True):
-        flops += matmul_flops(width, n, targets) + triangular_flops(width, targets)
-        flops += directions_flops(width, targets, rank) + triangular_flops(width, rank)
+        flops += matmul_flops(width, n, targets.n_text_targets) + triangular_flops(width, targets.n_text_targets)
+        flops += directions_flops(width, targets.n_text_targets, rank) + triangular_flops(width, rank)
         flops += passes * matmul_flops(n, width, rank)
-    targets, mixing = _mixed(n, sum(s.image_ranks), s.max_targets)
-    flops += mixing if any_wide else 0
     for width, rank in zip(s.text_features, s.text_ranks, strict=True):
         if width > s.rank:
-            flops += matmul_flops(width, n, targets) + triangular_flops(width, targets)
-            flops += directions_flops(width, targets, rank)
+            flops += matmul_flops(width, n, targets.n_image_targets) + triangular_flops(width, targets.n_image_targets)
+            flops += directions_flops(width, targets.n_image_targets, rank)
         flops += triangular_flops(width, rank)
         flops += matmul_flops(s.n_captions, width, s.rank) if s.keeps else matmul_flops(n, width, rank)
     return flops + matmul_flops(sum(s.image_ranks), n, sum(s.text_ranks))
-
-
-def _mixed(n_rows: int, width: int, most: int) -> tuple[int, int]:
-    """Width of what directions are found from, and FLOPs of mixing it."""
-    return (width, 0) if width <= most else (most, matmul_flops(n_rows, width, most))
 
 
 def build_canonical_grid(grid: Grid, config: CanonicalConfig, *, known: Known = None) -> CanonicalGrid:
@@ -174,10 +191,10 @@ def build_canonical_grid(grid: Grid, config: CanonicalConfig, *, known: Known = 
     check_pictures(grid)
     shapes = setup_shapes(grid, config)
     images, texts = _sides(grid, config, known or [None] * sum(grid.shape), keep=shapes.keeps)
-    projections, weights = _image_projections(images, texts, shapes, config)
+    projections, weights, image_targets = _image_directions(images, texts, shapes, config)
     stacked = torch.zeros(len(images), grid.n_images, shapes.rank) if shapes.keeps else None
     seen = _Seen(images, projections, stacked)
-    text_projections = _text_projections(seen, texts, shapes)
+    text_projections = _text_projections(seen, texts, image_targets, shapes)
     on_text = _text_coordinates(grid, texts, text_projections, shapes)
     cross = _cross(seen, on_text, shapes)
     coordinates = []
@@ -201,53 +218,56 @@ def _sides(
     grid: Grid, config: CanonicalConfig, known: Sequence[Whitening | None], *, keep: bool
 ) -> tuple[list[Side], list[Side]]:
     """Moments and whitening of every encoder that has none yet."""
-
-    def whiten(rows: Rows, ok: NDArray[np.bool_], ridge: float, given: Whitening | None) -> Whitening:
-        if given is not None:
-            return given
-        moments = find_moments(rows, ok, normalise=config.normalise, max_features=config.max_features)
-        return find_whitening(moments, ridge=ridge, normalise=config.normalise)
-
-    n_img = len(grid.images)
-    images: list[Side] = [
-        Pictures(rows, ok, whiten(rows, ok, config.image_ridge, given))
-        for rows, ok, given in zip(grid.images, grid.image_ok, known[:n_img], strict=True)
-    ]
-    texts: list[Side] = [
-        Captions(rows, ok, whiten(rows, ok, config.text_ridge, given), grid.owner)
-        for rows, ok, given in zip(grid.texts, grid.text_ok, known[n_img:], strict=True)
-    ]
+    n_img, features, normalise = len(grid.images), config.max_features, config.normalise
+    images: list[Side] = []
+    for rows, ok, given in zip(grid.images, grid.image_ok, known[:n_img], strict=True):
+        if given is None:
+            moments = find_moments(rows, ok, normalise=normalise, max_features=features)
+            given = find_whitening(moments, ridge=config.image_ridge, normalise=normalise)
+        images.append(Pictures(rows, ok, given))
+    texts: list[Side] = []
+    for rows, ok, given in zip(grid.texts, grid.text_ok, known[n_img:], strict=True):
+        if given is None:
+            moments = find_caption_moments(rows, ok, grid.owner, normalise=normalise, max_features=features)
+            given = find_whitening(moments, ridge=config.text_ridge, normalise=normalise)
+        texts.append(Captions(rows, ok, given, grid.owner))
     if keep:
         return [KeptRows(side, grid.n_images) for side in images], [KeptRows(side, grid.n_images) for side in texts]
     return images, texts
 
 
-def _mixture(width: int, most: int) -> Tensor | None:
-    """Random mixtures (width, most) of what directions are found from; None where all of it is used."""
-    if width <= most:
-        return None
-    return torch.randn(width, most, generator=torch.Generator().manual_seed(0)) / math.sqrt(most)
+class _Found(NamedTuple):
+    """Directions of image encoders.
+
+    Attributes:
+        projections: (F, r) of each, from centred rows to what texts predict.
+        weights: σ^p of each, (r,).
+        image_targets: What texts' directions are found from, (Σr, k); None for all coordinates.
+    """
+
+    projections: list[Tensor]
+    weights: list[Tensor]
+    image_targets: Tensor | None
 
 
-def _image_projections(
+def _image_directions(
     images: Sequence[Side], texts: Sequence[Side], shapes: SetupShapes, config: CanonicalConfig
-) -> tuple[list[Tensor], list[Tensor]]:
-    """For each image encoder the projection (F, r) of centred rows to what texts predict, and its weights σ^p, (r,)."""
-    mixture = _mixture(sum(shapes.text_features), shapes.max_targets)
-    n_targets = sum(shapes.text_features) if mixture is None else shapes.max_targets
-    sums = [torch.zeros(width, n_targets) for width in shapes.image_features]
+) -> _Found:
+    """What texts predict of each image encoder."""
+    targets = shapes.targets
+    maps = find_text_targets(images, texts, targets)
+    sums = [torch.zeros(width, targets.n_text_targets) for width in shapes.image_features]
     for first, last in picture_blocks(shapes.n_images):
-        targets = torch.cat([text.whitening.whiten(text.block(first, last)) for text in texts], 1)
-        if mixture is not None:
-            targets = targets @ mixture
+        aims = text_targets_at(texts, maps, first, last)
         for total, image in zip(sums, images, strict=True):
-            total += image.block(first, last).mT @ targets
+            total += image.block(first, last).mT @ aims
     projections, weights = [], []
     for image, total, rank in zip(images, sums, shapes.image_ranks, strict=True):
         basis, strength = find_directions(_white(total, image.whitening), rank)
         projections.append(image.whitening.project(basis))
         weights.append((strength / strength[0].clamp_min(1e-12)) ** config.image_power)
-    return projections, weights
+    crosses = [p.mT @ total for p, total in zip(projections, sums, strict=True)] if targets.mixes_images else []
+    return _Found(projections, weights, find_image_targets(crosses, targets))
 
 
 def _white(cross: Tensor, whitening: Whitening) -> Tensor:
@@ -274,18 +294,18 @@ class _Seen:
         return torch.cat(parts, 1)
 
 
-def _text_projections(seen: _Seen, texts: Sequence[Side], shapes: SetupShapes) -> list[Tensor]:
+def _text_projections(
+    seen: _Seen, texts: Sequence[Side], image_targets: Tensor | None, shapes: SetupShapes
+) -> list[Tensor]:
     """For each text encoder the projection (F, r) of centred rows; of a wide one to what images predict."""
     wide = [text for text, width in zip(texts, shapes.text_features, strict=True) if width > shapes.rank]
-    mixture = _mixture(sum(shapes.image_ranks), shapes.max_targets)
-    n_targets = sum(shapes.image_ranks) if mixture is None else shapes.max_targets
-    sums = [torch.zeros(len(text.whitening.mean), n_targets) for text in wide]
+    sums = [torch.zeros(len(text.whitening.mean), shapes.targets.n_image_targets) for text in wide]
     for first, last in picture_blocks(shapes.n_images) if wide else ():
-        targets = seen.block(first, last)
-        if mixture is not None:
-            targets = targets @ mixture
+        aims = seen.block(first, last)
+        if image_targets is not None:
+            aims = aims @ image_targets
         for total, text in zip(sums, wide, strict=True):
-            total += text.block(first, last).mT @ targets
+            total += text.block(first, last).mT @ aims
     found = iter(sums)
     projections = []
     for text, width, rank in zip(texts, shapes.text_features, shapes.text_ranks, strict=True):

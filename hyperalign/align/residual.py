@@ -27,7 +27,7 @@ from hyperalign.ledger import infonce_flops, matmul_flops
 RESIDUAL = TrainConfig(
     n_visits=16,
     batch_size=512,
-    pairs_per_step=4,
+    pairs_per_step=3,
     optimizer="damped",
     learning_rate=2.0,
     clip_norm=0.0,
@@ -35,6 +35,20 @@ RESIDUAL = TrainConfig(
     learn_scale=False,
     n_validations=1,
 )
+
+
+_RATED_AT = 512  # items in the batch that rates are chosen for
+
+
+def shorten_steps(config: TrainConfig, batch_size: int) -> TrainConfig:
+    """Of a batch below 512 items the steps are as much shorter as it is smaller, for its gradient is as much noisier.
+
+    Source: the linear scaling rule (Goyal et al. 2017, arXiv:1706.02677), downwards only: larger batches do not stand
+    longer steps. AdamW's steps do not grow with the gradient and stay as they are.
+    """
+    if config.optimizer == "adamw" or batch_size >= _RATED_AT:
+        return config
+    return replace(config, learning_rate=config.learning_rate * batch_size / _RATED_AT)
 
 
 class _ResidualLearner:
@@ -136,6 +150,7 @@ def solve_residual(  # noqa: PLR0913 - what is trained, how, and who watches
     generator = torch.Generator().manual_seed(config.seed)
     net = ResidualNetwork(_bases(canonical), grid.shape[0], network or ResidualConfig(), generator)
     learner = _ResidualLearner(grid, canonical, net, config)
+    config = shorten_steps(config, learner.sampler.batch_size)
     n_img, before, emissions = grid.shape[0], _projected(canonical), 0
 
     def emit() -> Solution:

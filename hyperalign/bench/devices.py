@@ -84,9 +84,10 @@ def device_sheet(prepared: Prepared, recipe: Recipe, method: Method) -> Sheet:
 def _decomposition_flops(shapes: SetupShapes) -> int:
     """What of the set-up is no product of large matrices: whitening, and finding directions."""
     flops = sum(map(cholesky_flops, (*shapes.image_features, *shapes.text_features)))
-    flops += sum(map(directions_flops, shapes.image_features, [0] * len(shapes.image_ranks), shapes.image_ranks))
-    wide = [width for width in shapes.text_features if width > shapes.rank]
-    return flops + sum(directions_flops(width, 0, shapes.rank) for width in wide)
+    columns, wide = shapes.targets.n_text_targets, shapes.targets.wide
+    sides = zip(shapes.image_features, shapes.image_ranks, strict=True)
+    flops += sum(directions_flops(width, columns, rank) for width, rank in sides)
+    return flops + sum(directions_flops(width, shapes.targets.n_image_targets, shapes.rank) for width in wide)
 
 
 def _eigh_rate() -> float:
