@@ -8,7 +8,7 @@ import pytest
 
 from hyperalign.bench.sheet import Asked
 from hyperalign.embed.scenes import ScenePictures
-from hyperalign.embed.world import COLOURS, SHAPES
+from hyperalign.embed.world import COLOURS, SHAPES, SIZES, TEXTURES
 from hyperalign.hyperclip import effect
 from hyperalign.hyperclip.class_sets import N_TOGETHER, class_sets, order_of_sets, prompts_of
 from hyperalign.request import SearchConfig
@@ -26,6 +26,20 @@ def test_a_class_shows_exactly_one_thing_of_the_shared_attribute() -> None:
             assert [SHAPES[t.shape] for t in things] == [SHAPES[shape]]
     assert sum(map(len, red.pictures)) > 5
     assert len(red.places) == len(red.labels)
+
+
+def test_two_shared_attributes_leave_one_thing_where_one_may_leave_two() -> None:
+    """A small striped thing beside a large striped one is no member of the striped things, but of the small ones."""
+    seen, held = class_sets(PICTURES)
+    (one,) = (o for o in [*seen, *held] if o.prompts[:2] == ["a small striped circle", "a small striped square"])
+
+    n_crowded = 0
+    for shape, index in enumerate(one.pictures):
+        for picture in index:
+            striped = [t for t in PICTURES.scene(int(picture)).things if TEXTURES[t.texture] == "striped"]
+            assert [SHAPES[t.shape] for t in striped if SIZES[t.size] == "small"] == [SHAPES[shape]]
+            n_crowded += len(striped) > 1
+    assert n_crowded > 0
 
 
 def test_held_out_sets_are_the_same_for_any_pictures_and_share_none_with_the_others() -> None:
@@ -61,7 +75,7 @@ def test_pictures_without_two_classes_are_refused() -> None:
 def test_the_measurement_has_every_method_of_every_seed_and_the_gains_of_the_mean(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(effect, "TRAIN", replace(effect.TRAIN, n_steps=2, batch_size=16, n_parts=2))
+    monkeypatch.setattr(effect, "TRAIN", replace(effect.TRAIN, n_steps=2, batch_size=32, n_parts=2))
     monkeypatch.setattr(effect, "BOUND", replace(effect.BOUND, n_epochs=1))
     said: list[str] = []
     asked = Asked(

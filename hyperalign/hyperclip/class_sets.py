@@ -1,10 +1,12 @@
-"""Class sets of the scenes' own vocabulary: things that share one attribute, told apart by another.
+"""Class sets of the scenes' own vocabulary: things that share one attribute or two, told apart by another.
 
-"a red circle, a red square, …" is the set of red shapes. A fifth of all sets is held out: nothing is trained on them as
-a set, so that adapting to one is adapting to prompts that were never seen together.
+"a red circle, a red square, …" is the set of red shapes, "a small red circle, …" that of the small ones among them. A
+fifth of all sets is held out: nothing is trained on them as a set, so that adapting to one is adapting to prompts that
+were never seen together.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import combinations, product
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -16,7 +18,7 @@ from hyperalign.hyperclip.pairs import Order
 
 __all__ = ["N_TOGETHER", "ClassSet", "class_sets", "order_of_sets", "prompts_of"]
 
-N_TOGETHER: Final = 8  # pictures of one set in a part of a step
+N_TOGETHER: Final = 16  # pictures of one set in a part of a step
 
 _WORDS: Final = {"size": SIZES, "texture": ("solid", *TEXTURES[1:]), "colour": COLOURS, "shape": SHAPES}
 _ASKED: Final = ("shape", "colour", "texture")  # what classes differ in; there are only three sizes
@@ -24,11 +26,11 @@ _DRAWN_BY: Final = 7  # seed of which sets are held out, the same in every measu
 
 
 class ClassSet(NamedTuple):
-    """Classes that share an attribute.
+    """Classes that share attributes.
 
     Attributes:
         prompts: One a class.
-        pictures: For each class the pictures that show exactly one thing of the shared attribute, and it is this one.
+        pictures: For each class the pictures that show exactly one thing of the shared attributes, and it is this one.
     """
 
     prompts: list[str]
@@ -49,11 +51,11 @@ def class_sets(pictures: ScenePictures) -> tuple[list[ClassSet], list[ClassSet]]
     """The sets that are trained on, and those that are held out; which they are does not depend on the pictures."""
     scenes = [pictures.scene(index).things for index in range(len(pictures))]
     every = [
-        _class_set(scenes, shared, value, asked)
-        for shared, words in _WORDS.items()
+        one
+        for shared in (*combinations(_WORDS, 1), *combinations(_WORDS, 2))
         for asked in _ASKED
-        if asked != shared
-        for value in range(len(words))
+        if asked not in shared
+        for one in _sets_of(scenes, shared, asked)
     ]
     held = {*np.random.default_rng(_DRAWN_BY).permutation(len(every))[::5].tolist()}
     return [one for n, one in enumerate(every) if n not in held], [every[n] for n in sorted(held)]
@@ -94,14 +96,22 @@ def order_of_sets(
     return order
 
 
-def _class_set(scenes: Sequence[Sequence[Thing]], shared: str, value: int, asked: str) -> ClassSet:
-    members: list[list[int]] = [[] for _ in _WORDS[asked]]
+def _sets_of(scenes: Sequence[Sequence[Thing]], shared: Sequence[str], asked: str) -> list[ClassSet]:
+    """A set for every value of the shared attributes."""
+    values = [*product(*(range(len(_WORDS[name])) for name in shared))]
+    members: dict[tuple[int, ...], list[list[int]]] = {value: [[] for _ in _WORDS[asked]] for value in values}
     for index, things in enumerate(scenes):
-        own = [thing for thing in things if getattr(thing, shared) == value]
-        if len(own) == 1:
-            members[getattr(own[0], asked)].append(index)
-    prompts = [_prompt({shared: value, asked: number}) for number in range(len(members))]
-    return ClassSet(prompts, [np.array(one, np.int64) for one in members])
+        shown = [tuple(int(getattr(thing, name)) for name in shared) for thing in things]
+        for value, thing in zip(shown, things, strict=True):
+            if shown.count(value) == 1:
+                members[value][getattr(thing, asked)].append(index)
+    return [
+        ClassSet(
+            [_prompt({**dict(zip(shared, value, strict=True)), asked: number}) for number in range(len(own))],
+            [np.array(one, np.int64) for one in own],
+        )
+        for value, own in members.items()
+    ]
 
 
 def _prompt(known: dict[str, int]) -> str:
