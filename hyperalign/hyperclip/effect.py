@@ -40,11 +40,14 @@ TRAIN: Final = TrainConfig(
     n_parts=8,
     learning_rate=1e-3,
     text_rate=3.0,
-    hyper_rate=3.0,
     bn="running",
 )
 BOUND: Final = BoundConfig(n_epochs=5)
-_METHODS: Final = {"SigLIP": None, "HyperCLIP": HYPER, "HyperCLIP, no transformer": replace(HYPER, transformer=False)}
+_METHODS: Final = {  # name: hypernetwork, and its rate in shares of the learning rate (measured in reports/LOG.md)
+    "SigLIP": (None, 1.0),
+    "HyperCLIP": (HYPER, 0.5),
+    "HyperCLIP, no transformer": (replace(HYPER, transformer=False), 3.0),
+}
 
 
 class World(NamedTuple):
@@ -83,12 +86,12 @@ def measure(asked: Asked) -> list[Sheet]:
     world = open_world(asked.config.limit)
     rows, hits = [], {}
     for seed in asked.seeds():
-        for name, hyper in _METHODS.items():
+        for name, (hyper, rate) in _METHODS.items():
             model = _start(world, hyper, seed)
             record = train(
                 model.network,
                 _pairs(world, model, seed),
-                replace(TRAIN, seed=seed),
+                replace(TRAIN, seed=seed, hyper_rate=rate),
                 progress=asked.progress,
                 stage=f"{name}, seed {seed}",
             )
