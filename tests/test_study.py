@@ -20,7 +20,8 @@ from hyperalign.prepare import fill_cache
 from hyperalign.request import SearchConfig, from_record
 from hyperalign.run import load_run
 from hyperalign.study.asked import StudyConfig, tuned
-from hyperalign.study.conduct import Place, begin, best_commands, find_study, go_on, read_study
+from hyperalign.study.conduct import Place, begin, best_commands, find_study, go_on
+from hyperalign.study.kept import read_study
 from hyperalign.study.pairs import excesses
 from hyperalign.study.space import Knob, defaults, read_space, turned, usual_space
 from hyperalign.study.storage import quiet

@@ -208,7 +208,8 @@ def _print_best(folder: Path, storage: str | None, *, json: bool) -> None:
 
 def _print_study(folder: Path, *, json: bool) -> None:
     from hyperalign.show.studied import studied_table
-    from hyperalign.study.conduct import hint, read_study
+    from hyperalign.study.conduct import hint
+    from hyperalign.study.kept import read_study
 
     record = read_study(folder)
     if json:
