@@ -207,6 +207,7 @@ The map, in the order in which data meets the modules; a line of code may import
     cli        words in, one library call, words out
         manners         what is said where, and what a mistake looks like
         options         options that commands share
+        examples        what stands below the help of each command
         asking          what was typed becomes a configuration
         stores          zoo and cache commands
         searching       search, embed, rerun, report

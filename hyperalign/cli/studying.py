@@ -108,16 +108,7 @@ def study(  # noqa: PLR0913 – the signature is the list of options
     out: Out = Path("reports"),
     json: Json = False,
 ) -> None:
-    """Tune the training, or search pairs where the grid is too large to embed; every choice is made on validation.
-
-    hyperalign study --budget 30M --trials 40
-
-    hyperalign study --objective score,flops --jobs 4 --timeout 30m
-
-    hyperalign study --over pairs --zoo hub --data pairs.parquet --trials 60
-
-    hyperalign study --best reports/RUN
-    """
+    """Tune the training, or search pairs where the grid is too large to embed; every choice is made on validation."""
     from hyperalign.study.conduct import Place, begin, go_on
 
     if best is not None:

@@ -44,7 +44,7 @@ function heights() {
   const scored = known(study.values[0]).sort((a, b) => a - b);
   if (!scored.length) return { range: new Bokeh.Range1d({ start: 0, end: 1 }), of: () => 0 };
   const most = scored[scored.length - 1], quarter = scored[Math.floor(scored.length / 4)];
-  const least = Math.max(scored[0], quarter - 3 * (most - quarter || 1)), room = RUG * (most - least) || 0.5, rug = least - 2 * room;
+  const least = Math.max(scored[0], quarter - 1.5 * (most - quarter || 1)), room = RUG * (most - least) || 0.5, rug = least - 2 * room;
   return { range: new Bokeh.Range1d({ start: rug - room, end: most + room }), of: (k) => (study.values[0][k] >= least ? study.values[0][k] : rug) };
 }
 
