@@ -177,12 +177,15 @@ def report(  # noqa: PLR0913 – the signature is the list of options
     cache_dir: CacheDir = Path("cache"),
     json: Json = False,
 ) -> None:
-    """Draw the page of a finished run again, or print its order under other limits; nothing is trained again.
+    """Draw the page of a finished run or of a study again, or print a run's order under other limits.
 
-    Several runs: the first is held against the others, in a page of its own.
+    Nothing is trained again. Several runs: the first is held against the others, in a page of its own.
     """
     from hyperalign.run import load_run
 
+    if not (run / "result.json").exists() and (run / "study.json").is_file():
+        _draw_study(run, given(ctx))
+        return
     finished, beside = load_run(run), [load_run(other) for other in others or ()]
     not_limits = ("run", "others", "open", "pictures", "cache_dir", "json")
     words = {name: value for name, value in given(ctx).items() if name not in not_limits}
@@ -210,19 +213,36 @@ def _retrieve_pictures(run: "Run", cache_dir: Path) -> None:
         take_glimpse(run, from_record(run.result["configuration"]), cache_dir=cache_dir, progress=display.progress)
 
 
+def _draw_study(folder: Path, words: Mapping[str, Any]) -> None:
+    """The page of a study that belongs to no run."""
+    from hyperalign.show.study_page import write_study_page
+
+    other = [name for name, value in words.items() if name not in ("run", "cache_dir", "open") and value]
+    if other:
+        word = other[0].replace("_", "-")
+        raise ValueError(
+            f"{folder} is a study and no run, so it has one page and no order, got {word} too; leave it out"
+        )
+    _hand_over(write_study_page(folder), "", show=words["open"])
+
+
 def _draw_page(run: "Run", others: "list[Run]", words: Mapping[str, Any], *, show: bool) -> None:
-    """Write the page, say where it is, and open it where that is wanted."""
+    """Write the page of a run, at the limits that were typed."""
+    from hyperalign.show.address import address_of
     from hyperalign.show.page import write_page
 
     with show_progress() as display:
         page = write_page(run, others, progress=display.progress)
+    _hand_over(page, address_of(_limits(words)) if show else "", show=show)
+
+
+def _hand_over(page: Path, address: str, *, show: bool) -> None:
+    """Say where a page is, and open it where that is wanted."""
     typer.echo(page)
     if show:
         import webbrowser
 
-        from hyperalign.show.address import address_of
-
-        if not webbrowser.open(page.resolve().as_uri() + address_of(_limits(words))):
+        if not webbrowser.open(page.resolve().as_uri() + address):
             say(f"no browser could be opened here; open {page} yourself")
 
 

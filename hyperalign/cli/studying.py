@@ -202,14 +202,27 @@ def _print_study(folder: Path, *, json: bool) -> None:
     from hyperalign.study.conduct import hint
     from hyperalign.study.kept import read_study
 
-    record = read_study(folder)
+    record, page = read_study(folder), _draw(folder)
     if json:
         print_json(record)
         return
     console = stdout()
     console.print(studied_table(record, width=console.width))
-    say(f"the study is in {folder}; `hyperalign study --best {folder}` prints what repeats its best trial")
+    say(f"the study is in {folder}, its page is {page}")
+    say(f"`hyperalign study --best {folder}` prints what repeats its best trial")
     say(f"`{hint(folder)}` shows it in a browser (pip install 'hyperalign[dashboard]')")
+
+
+def _draw(folder: Path) -> Path:
+    """Draw a study's page, or that of the run it was begun for."""
+    if not (folder / "result.json").is_file():
+        from hyperalign.show.study_page import write_study_page
+
+        return write_study_page(folder)
+    from hyperalign.run import load_run
+    from hyperalign.show.page import write_page
+
+    return write_page(load_run(folder))
 
 
 @contextmanager
