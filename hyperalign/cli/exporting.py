@@ -8,14 +8,14 @@ from typing import Annotated, Literal, cast
 import typer
 
 from hyperalign.cli.manners import print_json, show_progress
-from hyperalign.cli.options import Config, Json, RunPath, Text, Zoo
+from hyperalign.cli.options import Config, Json, NewFolder, RunPath, Text, Zoo
 
 __all__ = ["export", "import_"]
 
 
 def export(  # noqa: PLR0913 – the signature is the list of options
     run: RunPath,
-    to: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write; it must not hold anything.")],
+    to: NewFolder,
     pair: Annotated[
         Text, typer.Option(metavar="NAME|RANK", help="IMAGE+TEXT, or its position in the table; the first.")
     ] = None,
@@ -57,7 +57,7 @@ def import_(  # noqa: PLR0913 – the signature is the list of options
     source: Annotated[
         Path, typer.Argument(metavar="SOURCE", help="Embeddings (.npy, .pt, a folder), or a connector (.pt).")
     ],
-    to: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write; it must not hold anything.")],
+    to: NewFolder,
     modality: Annotated[Text, typer.Option(help="What was embedded: image or text.")] = None,
     data: Annotated[
         Path | None, typer.Option(metavar="TABLE", help="Pictures and captions, row i for row i of the embeddings.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hyperalign.cli.asking import NOT_CONFIG, configured, given
+from hyperalign.cli.asking import NOT_CONFIG, configured, given, refuse_beside
 from hyperalign.cli.manners import print_json, say, show_progress, stdout
 from hyperalign.cli.options import (
     Autocast,
@@ -17,6 +17,7 @@ from hyperalign.cli.options import (
     CacheDir,
     Config,
     Data,
+    Decoder,
     Dim,
     Json,
     Labels,
@@ -28,6 +29,7 @@ from hyperalign.cli.options import (
     PairBudget,
     Seed,
     Strict,
+    Task,
     Text,
     TextBudget,
     Zoo,
@@ -95,9 +97,9 @@ def study(  # noqa: PLR0913 – the signature is the list of options
     dim: Dim = None,
     license: License = None,
     method: Annotated[Text, typer.Option(help="What is trained: hypernet, ape; over pairs closed-form too.")] = None,
-    decoder: Annotated[Text, typer.Option(help="Of the hypernetwork: residual or sliced.")] = None,
+    decoder: Decoder = None,
     sides: Annotated[Text, typer.Option(help="Sides that ape trains: text or both.")] = None,
-    task: Annotated[Text, typer.Option(help="What is scored: retrieval or zero-shot.")] = None,
+    task: Task = None,
     labels: Labels = None,
     seed: Seed = None,
     limit: Limit = None,
@@ -164,13 +166,9 @@ def _pairs(words: list[str]) -> Mapping[str, str]:
 
 def _ends_alone(ctx: typer.Context) -> dict[str, Any]:
     """When a resumed study ends; everything else is kept."""
-    typed = given(ctx)
     how = {"resume", "timeout", "jobs", "storage", "cache_dir", "out", "json", "config", *_ENDS}
-    other = [name for name in typed if name not in how]
-    if other:
-        words = ", ".join(f"--{name.replace('_', '-')}" for name in other)
-        raise ValueError(f"a resumed study keeps what it was asked for, got {words}; leave out --resume to begin anew")
-    return {name: typed[name] for name in _ENDS if name in typed}
+    refuse_beside(ctx, how, "a resumed study keeps what it was asked for", "leave out --resume to begin anew")
+    return {name: value for name, value in given(ctx).items() if name in _ENDS}
 
 
 def _of_run(ctx: typer.Context, run: Path) -> "SearchConfig":
@@ -178,10 +176,7 @@ def _of_run(ctx: typer.Context, run: Path) -> "SearchConfig":
     from hyperalign.cli.asking import from_record
     from hyperalign.run import load_run
 
-    other = [name for name in given(ctx) if name not in NOT_CONFIG]
-    if other:
-        words = ", ".join(f"--{name.replace('_', '-')}" for name in other)
-        raise ValueError(f"a study of a run has that run's configuration, got {words} too; leave out --run")
+    refuse_beside(ctx, NOT_CONFIG, "a study of a run has that run's configuration", "leave out --run")
     return from_record(load_run(run).result["configuration"])
 
 
