@@ -38,23 +38,24 @@ function pickTrial(k) {
 
 const rowOf = (k) => byId("trials").querySelector(`tr[data-trial="${k}"]`);
 
-// The heights of a figure: scores, and below them a rug for trials that have none, or one so low that it would hide
-// how the others differ.
+// Where trials stand by their score. At the foot of a figure stand those that have none, or lie beyond a limit, or so low
+// that they would hide how the others differ.
 function heights() {
-  const scored = known(study.values[0]).sort((a, b) => a - b);
-  if (!scored.length) return { range: new Bokeh.Range1d({ start: 0, end: 1 }), of: () => 0 };
+  const scored = known(study.values[0].map((score, k) => (isScored(k) ? score : null))).sort((a, b) => a - b);
+  if (!scored.length) return { range: () => new Bokeh.Range1d({ start: -1, end: 1 }), isHigh: () => false, of: () => 0 };
   const most = scored[scored.length - 1], quarter = scored[Math.floor(scored.length / 4)];
-  const least = Math.max(scored[0], quarter - 1.5 * (most - quarter || 1)), room = RUG * (most - least) || 0.5, rug = least - 2 * room;
-  return { range: new Bokeh.Range1d({ start: rug - room, end: most + room }), of: (k) => (study.values[0][k] >= least ? study.values[0][k] : rug) };
+  const least = Math.max(scored[0], quarter - 1.5 * (most - quarter || 1)), room = RUG * (most - least) || 0.5, foot = least - 2 * room;
+  const isHigh = (k) => isScored(k) && study.values[0][k] >= least;
+  return { range: () => new Bokeh.Range1d({ start: foot - room, end: most + room }), isHigh, of: (k) => (isHigh(k) ? study.values[0][k] : foot) };
 }
 
-// Trials as points: complete ones in a colour each, the others as crosses, the picked one in a ring.
-function trialPoints(place, figure, x, y, isLog, colors) {
+// Trials as points: those with a score in a colour each, the others as crosses, the picked one in a ring.
+function trialPoints(figure, x, y, isLog, colors) {
   const inner = el("div", {}), box = el("div", { class: "figure low" }, inner), tip = newTip(box), shown = trialsWith(x);
-  const [whole, rest] = [shown.filter(isScored), shown.filter((k) => !isScored(k))];
+  const { isHigh } = heights(), high = shown.filter(isHigh), rest = shown.filter((k) => !isHigh(k));
   const taken = (list) => ({ x: list.map((k) => x[k]), y: list.map((k) => y[k]) });
   figure.scatter({ x: { field: "x" }, y: { field: "y" }, source: newSource(taken(rest)), marker: "x", size: 7, line_color: look.faint, line_width: 1.5 });
-  figure.scatter({ x: { field: "x" }, y: { field: "y" }, source: newSource({ ...taken(whole), color: whole.map((k) => colors[k]) }), size: 8, fill_color: { field: "color" }, fill_alpha: 0.85, line_color: look.ground, line_width: 0.5 });
+  figure.scatter({ x: { field: "x" }, y: { field: "y" }, source: newSource({ ...taken(high), color: high.map((k) => colors[k]) }), size: 8, fill_color: { field: "color" }, fill_alpha: 0.85, line_color: look.ground, line_width: 0.5 });
   const ring = newSource({ x: [], y: [] });
   figure.scatter({ x: { field: "x" }, y: { field: "y" }, source: ring, size: 14, fill_color: null, line_color: look.picks[0], line_width: 3 });
   listen(box, figure, tip, { shown: () => shown, x, y, isLog }, onTrial);
@@ -63,11 +64,11 @@ function trialPoints(place, figure, x, y, isLog, colors) {
 
 function drawHistory(place) {
   const { range, of } = heights(), y = study.number.map((_, k) => of(k)), last = Math.max(...study.number);
-  const figure = newFigure({ x_axis_label: "trial", y_axis_label: study.objectives[0], height: 320, x_range: rangeOf([0, last], false), y_range: range });
+  const figure = newFigure({ x_axis_label: "trial", y_axis_label: study.objectives[0], height: 320, x_range: rangeOf([0, last], false), y_range: range() });
   figure.below[0].ticker.min_interval = 1;
   const rising = [...study.rising, [last, study.rising[study.rising.length - 1]?.[1]]].filter(([, score]) => score != null);
   figure.step({ x: { field: "x" }, y: { field: "y" }, source: newSource({ x: rising.map(([number]) => number), y: rising.map(([, score]) => score) }), mode: "after", line_color: look.ink, line_width: 1.5 });
-  const points = trialPoints(place, figure, study.number, y, false, study.number.map(() => look.mark));
+  const points = trialPoints(figure, study.number, y, false, study.number.map(() => look.mark));
   walk(place, () => [...points.shown].sort((a, b) => study.number[a] - study.number[b]), onTrial);
   place.replaceChildren(points.box);
   Bokeh.Plotting.show(figure, points.inner);
@@ -77,12 +78,13 @@ function drawHistory(place) {
 
 function drawFront(place) {
   const [score, cost] = study.values, { range, of } = heights(), y = study.number.map((_, k) => of(k)), costs = known(cost);
+  if (!costs.length) return null;
   const isLog = Math.min(...costs) > 0 && Math.max(...costs) > 5 * Math.min(...costs);
-  const figure = newFigure({ x_axis_label: study.objectives[1], y_axis_label: study.objectives[0], height: 360, x_axis_type: isLog ? "log" : "linear", x_range: rangeOf(costs, isLog), y_range: range });
+  const figure = newFigure({ x_axis_label: study.objectives[1], y_axis_label: study.objectives[0], height: 360, x_axis_type: isLog ? "log" : "linear", x_range: rangeOf(costs, isLog), y_range: range() });
   nameTicks(figure.below[0], figures3, place);
   const front = Array.from({ length: study.best }, (_, k) => k).sort((a, b) => cost[a] - cost[b]);
   figure.step({ x: { field: "x" }, y: { field: "y" }, source: newSource({ x: front.map((k) => cost[k]), y: front.map((k) => score[k]) }), mode: "after", line_color: look.ink, line_width: 1.5 });
-  const points = trialPoints(place, figure, cost, y, isLog, study.number.map((_, k) => (k < study.best ? look.ink : look.mark)));
+  const points = trialPoints(figure, cost, y, isLog, study.number.map((_, k) => (k < study.best ? look.ink : look.mark)));
   walk(place, () => [...points.shown].sort((a, b) => cost[a] - cost[b] || y[a] - y[b]), onTrial);
   place.replaceChildren(points.box);
   Bokeh.Plotting.show(figure, points.inner);
@@ -110,7 +112,7 @@ function drawImportance(place) {
 function drawSlices(place) {
   const ramp = shades(look.ramp.slice(1), 64), last = Math.max(...study.number) || 1;
   const colors = study.number.map((number) => ramp[Math.round((63 * number) / last)]);
-  const drawn = study.params.filter(({ values }) => trialsWith(values).length).map((param) => (param.scale === "choices" ? drawChoices : drawRange)(place, param, colors));
+  const drawn = study.params.filter(({ values }) => trialsWith(values).length).map((param) => (param.scale === "choices" ? drawChoices : drawRange)(param, colors));
   place.replaceChildren(...drawn.map(({ box }) => box));
   drawn.forEach(({ figure, inner }) => Bokeh.Plotting.show(figure, inner));
   place.setAttribute("aria-label", `Each parameter against ${study.objectives[0]}. ${study.params.map(sliceWords).join("; ")}.`);
@@ -119,15 +121,15 @@ function drawSlices(place) {
 
 const sliceWords = ({ name, values }) => `${name}: ${inWords(values[0])} in the best trial`;
 
-function drawRange(place, { name, scale, values }, colors) {
+function drawRange({ name, scale, values }, colors) {
   const { range, of } = heights(), y = study.number.map((_, k) => of(k)), isLog = scale === "log";
-  const figure = newFigure({ x_axis_label: name, y_axis_label: study.objectives[0], height: 240, x_axis_type: isLog ? "log" : "linear", x_range: rangeOf(known(values), isLog), y_range: range, tools: "", toolbar_location: null });
+  const figure = newFigure({ x_axis_label: name, y_axis_label: study.objectives[0], height: 240, x_axis_type: isLog ? "log" : "linear", x_range: rangeOf(known(values), isLog), y_range: range(), tools: "", toolbar_location: null });
   nameTicks(figure.below[0], inWords, { clientWidth: 300 });
-  return { figure, ...trialPoints(place, figure, values, y, isLog, colors) };
+  return { figure, ...trialPoints(figure, values, y, isLog, colors) };
 }
 
 // Choices stand in rows: numbers in their order, words from the best on; points of a row are spread so that none hides another.
-function drawChoices(place, { name, values }, colors) {
+function drawChoices({ name, values }, colors) {
   const { range, of } = heights(), every = [...new Set(known(values))], score = study.number.map((_, k) => of(k));
   const most = new Map(every.map((choice) => [choice, Math.max(...study.number.map((_, k) => (values[k] === choice ? score[k] : -Infinity)))]));
   const isNumbers = every.every((choice) => typeof choice === "number");
@@ -135,13 +137,13 @@ function drawChoices(place, { name, values }, colors) {
   const row = new Map(rows.map((choice, k) => [choice, k]));
   const y = study.number.map((number, k) => row.get(values[k]) + 0.5 + 0.5 * (((number * 0.618) % 1) - 0.5));
   const x = score.map((value, k) => (row.has(values[k]) ? value : null));
-  const figure = newFigure({ x_axis_label: study.objectives[0], height: 90 + 24 * rows.length, x_range: range, y_range: new Bokeh.Range1d({ start: 0, end: rows.length }), tools: "", toolbar_location: null });
+  const figure = newFigure({ x_axis_label: study.objectives[0], height: 90 + 24 * rows.length, x_range: range(), y_range: new Bokeh.Range1d({ start: 0, end: rows.length }), tools: "", toolbar_location: null });
   nameTicks(figure.below[0], inWords, { clientWidth: 300 });
   labelAxis(figure.left[0], rows.map(String), "horizontal");
   figure.center.filter((grid) => grid.dimension === 1).forEach((grid) => { grid.grid_line_color = null; });
   figure.left[0].axis_label = rows.length < every.length ? `${name}, the best ${rows.length} of ${every.length}` : name;
   figure.left[0].axis_label_text_color = look.faint;
-  return { figure, ...trialPoints(place, figure, x, y, false, colors) };
+  return { figure, ...trialPoints(figure, x, y, false, colors) };
 }
 
 // The table that the page was written with: rows open, heads sort.
