@@ -1,6 +1,7 @@
 """Words for the command line, read as the program reads them, and not run."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import typer
 
@@ -9,7 +10,7 @@ from hyperalign.cli import app
 __all__ = ["parse"]
 
 
-def parse(words: Sequence[str]) -> typer.Context:
+def parse(words: Sequence[str]) -> Any:
     """What a command would be given; whatever is wrong with the words is raised.
 
     Args:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from made_up_study import ATTACKS, made_up_study
@@ -123,7 +124,7 @@ def test_a_study_that_has_no_trial_yet_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [{"trials": 5}, {"trials": [{"number": 1}]}, {"best": 3}, {"asked": []}])
-def test_a_damaged_record_is_one_sentence(tmp_path: Path, damage: dict[str, object]) -> None:
+def test_a_damaged_record_is_one_sentence(tmp_path: Path, damage: dict[str, Any]) -> None:
     made_up_study(tmp_path, **damage)
 
     answer = runner.invoke(app, ["report", str(tmp_path)])

@@ -17,7 +17,7 @@ What is heavy is imported inside the command that needs it, so that help is inst
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -30,7 +30,7 @@ from hyperalign.cli.options import CacheDir, Config, Json
 
 __all__ = ["app", "main"]
 
-_COMMANDS = {
+_COMMANDS: dict[str, Callable[..., None]] = {
     "search": searching.search,
     "embed": searching.embed,
     "rerun": searching.rerun,

@@ -85,7 +85,7 @@ def _numbers(words: str) -> tuple[int, ...]:
         ) from None
 
 
-def recorded(ctx: typer.Context, folder: Path, read: Callable[[Path], Any], configuration: type) -> Any:
+def recorded(ctx: typer.Context, folder: Path, read: Callable[[Path], Any], configuration: type[Any]) -> Any:
     """What was asked for when that was begun which is gone on with now.
 
     Args:

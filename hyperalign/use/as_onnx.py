@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnxruntime
@@ -167,7 +167,8 @@ class Recurrent(nn.Module):
         lengths = features["attention_mask"].sum(1, keepdim=True)
         places = torch.arange(states.shape[1], device=states.device).unsqueeze(0)
         turned = torch.where(places < lengths, lengths - 1 - places, places)
-        for there, *back in self.layers:  # type: ignore[misc]  # each layer holds one way or two
+        for layer in self.layers:
+            there, *back = cast("nn.ModuleList", layer)
             made = [there(states)[0], *(_turn(one(_turn(states, turned))[0], turned) for one in back)]
             states = torch.cat(made, dim=2)
         return {**features, "token_embeddings": states}
