@@ -120,6 +120,7 @@ The map, in the order in which data meets the modules; a line of code may import
         space           fields of a training with ranges and choices
         samplers        who proposes, and who ends trials early
         seats           trials that wait; those of workers that are gone given back
+        kept            what a study's folder tells of it
         storage         where a study is kept, and what is refused there
         task            what a trial does
         tuning          trials that are trainings
@@ -189,6 +190,10 @@ The map, in the order in which data meets the modules; a line of code may import
         chances         comparisons and draws, small enough for a page
         against         one run held against another
         payload         what the page of a run knows, as plain data
+        shell           what every page is made of
+        studied         a study in the terminal
+        trials          what a page knows of a study
+        study_page      a study as one HTML file
         page            a run as one HTML file
         address         the limits a page is opened with
         planned         a plan in the terminal
@@ -196,7 +201,6 @@ The map, in the order in which data meets the modules; a line of code may import
         adapted         an adaptation in the terminal
         papered         the paper's four tables in the terminal
         evaluated       scores of a model on sets, in the terminal
-        studied         a study in the terminal
         drawn           score against FLOPs as a figure
         lists           encoders, cache entries, facts
         filtered        what a filter dropped
@@ -206,6 +210,7 @@ The map, in the order in which data meets the modules; a line of code may import
     cli        words in, one library call, words out
         manners         what is said where, and what a mistake looks like
         options         options that commands share
+        examples        what stands below the help of each command
         asking          what was typed becomes a configuration
         stores          zoo and cache commands
         searching       search, embed, rerun, report

@@ -156,6 +156,7 @@ class Workbench:
         self.prepared, self.pairs, self.recipe = prepared, list(pairs), recipe
         self.run, self.task, self.progress, self.should_stop = run, task, progress, should_stop
         self.setup_seconds = 0.0
+        self.setup_spent = 0.0  # of these, here: shared coordinates were made before, in another's time
         self.watch_seconds = 0.0
         self.setup_owner: Method | None = None
         self._canonical: CanonicalGrid | None = None
@@ -164,16 +165,18 @@ class Workbench:
     @property
     def canonical(self) -> CanonicalGrid:
         """Canonical coordinates of the training rows."""
-        if self._canonical is None and self._source is not None:
-            self._canonical = self._source.canonical
-            self.setup_seconds = self._source.setup_seconds
         if self._canonical is None:
-            start = time.perf_counter()
-            self.progress("canonical coordinates", 0, 1)
-            self._canonical = build_canonical_grid(self.prepared.train, self.recipe.canonical)
-            self.setup_seconds = time.perf_counter() - start
-            self.progress("canonical coordinates", 1, 1)
+            start, shared = time.perf_counter(), self._source
+            self._canonical = shared.canonical if shared is not None else self._build()
+            self.setup_spent = time.perf_counter() - start
+            self.setup_seconds = shared.setup_seconds if shared is not None else self.setup_spent
         return self._canonical
+
+    def _build(self) -> CanonicalGrid:
+        self.progress("canonical coordinates", 0, 1)
+        built = build_canonical_grid(self.prepared.train, self.recipe.canonical)
+        self.progress("canonical coordinates", 1, 1)
+        return built
 
     def watch(self) -> Callable[[Solution], float]:
         """How a training is watched: the mean score on validation, one caption each, its time kept apart."""
@@ -320,10 +323,10 @@ def _kept(bench: Workbench, name: str, pairs: Sequence[PairIndex], make: Callabl
         solution = unpack(kept.tensors, record["solution"])
         times = {part: float(record[part]) for part in _SECONDS}
         return _Made(solution, **times, stopped=False)
-    start, before = time.perf_counter(), (bench.watch_seconds, bench.setup_seconds)
+    start, before = time.perf_counter(), (bench.watch_seconds, bench.setup_spent)
     solution = make()
     watch_seconds = bench.watch_seconds - before[0]
-    seconds = time.perf_counter() - start - watch_seconds - (bench.setup_seconds - before[1])
+    seconds = time.perf_counter() - start - watch_seconds - (bench.setup_spent - before[1])
     stopped = len(solution.pairs) < len(pairs) or any(fit.stopped for fit in solution.fits)
     made = _Made(solution, seconds, watch_seconds, bench.setup_seconds if solution.setup_flops else 0.0, stopped)
     _log_training(bench.run, name, solution)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from hyperalign.use.chosen import choose_pair
 from hyperalign.use.dual import DualEncoder
 from hyperalign.use.export import export
 from hyperalign.use.joint import join_images, join_texts
+from hyperalign.use.opened import trained_on
 
 FACTORY = """
 from pathlib import Path
@@ -52,7 +54,7 @@ mean = [0.5, 0.4, 0.3]
 std = [0.2, 0.3, 0.4]
 license = "CC-BY-4.0"
 """
-EMBEDDED = ("resnet10-64", "static-256", "bert-128", "counts-128")
+EMBEDDED = ("resnet10-64", "static-256", "bert-128", "counts-128", "lstm-192")
 CAPTIONS = ["a red circle above a blue square", "two green stars", "a small yellow triangle on the left"]
 
 
@@ -304,7 +306,7 @@ def test_an_encoder_of_a_factory_needs_leave_in_sentence_transformers_too(
     torch.testing.assert_close(model.encode(pictures[:3], convert_to_tensor=True), ours, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("pair", ["tiny+static-256", "resnet10-64+counts-128"])
+@pytest.mark.parametrize("pair", ["tiny+static-256", "resnet10-64+counts-128", "tiny+lstm-192"])
 def test_onnxruntime_gives_the_same_rows(run: Path, tmp_path: Path, pair: str) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
@@ -319,6 +321,26 @@ def test_onnxruntime_gives_the_same_rows(run: Path, tmp_path: Path, pair: str) -
     np.testing.assert_allclose(rows, model.encode_image([picture] * 3).numpy(), atol=1e-4)
     assert (folder / "text.onnx").is_file()
     assert list((folder / "tokenizer").iterdir())
+
+
+@pytest.mark.parametrize("n_layers", [1, 2])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_an_lstm_on_padded_captions_gives_what_it_gives_on_packed_ones(n_layers: int, bidirectional: bool) -> None:
+    pytest.importorskip("onnxscript")
+    from sentence_transformers.sentence_transformer.modules import LSTM
+
+    from hyperalign.use.as_onnx import Recurrent
+
+    torch.manual_seed(0)
+    lengths = torch.tensor([5, 1, 3, 9])
+    mask = (torch.arange(9) < lengths.unsqueeze(1)).long()
+    given = {"token_embeddings": torch.randn(4, 9, 6), "attention_mask": mask, "sentence_lengths": lengths}
+    step = LSTM(6, 4, num_layers=n_layers, bidirectional=bidirectional)
+
+    with torch.no_grad():
+        own, packed = (one(dict(given))["token_embeddings"] for one in (Recurrent(step), step))
+
+    torch.testing.assert_close(own * mask.unsqueeze(2), packed * mask.unsqueeze(2), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("format", ["hyperalign", "sentence-transformers", "onnx"])
@@ -337,6 +359,19 @@ def test_the_examples_of_the_card_run(
 
     assert len(examples) == (1 if format == "hyperalign" else 2)
     assert capsys.readouterr().out.count("[[") == len(examples)
+
+
+def test_an_exported_pair_is_scored_on_the_splits_of_its_training(run: Path, tmp_path: Path) -> None:
+    moved = shutil.copytree(run, tmp_path / "moved")
+    result = json.loads((moved / "result.json").read_text())
+    (moved / "result.json").write_text(json.dumps({**result, "seeds": [7, 8]}))
+
+    exported = export(moved, tmp_path / "model", "tiny+static-256")
+
+    known = trained_on(exported)
+    assert known is not None
+    assert known.seed == 7
+    assert known == trained_on(moved)
 
 
 def test_the_card_says_what_was_measured_and_whose_terms_hold(run: Path, tmp_path: Path) -> None:

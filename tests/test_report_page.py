@@ -15,12 +15,14 @@ import numpy as np
 import pytest
 from conftest import made_up_leaderboard, made_up_ledger, made_up_result
 from made_up_grid import made_up_grid
+from made_up_study import ATTACKS, made_up_study
 
 from hyperalign.embed.zoo import Limits, Range
 from hyperalign.relimit import open_run
 from hyperalign.run import Run, create_run, finish_run
 from hyperalign.show.address import address_of
 from hyperalign.show.page import write_page
+from hyperalign.show.study_page import write_study_page
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install 'hyperalign[browser]'")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -48,7 +50,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @contextmanager
-def looked_at(browser: Any, path: Path, address: str = "", **options: Any) -> Iterator[Page]:
+def looked_at(
+    browser: Any, path: Path, address: str = "", *, waits: str = "#board tbody tr[data-pair]", **options: Any
+) -> Iterator[Page]:
     """The page, opened; whatever it fetches and whatever goes wrong in it fails the test."""
     context = browser.new_context(**{"viewport": {"width": 1300, "height": 900}, **options})
     context.set_default_timeout(100_000)  # a busy machine: what is slow is not wrong
@@ -74,7 +78,7 @@ def looked_at(browser: Any, path: Path, address: str = "", **options: Any) -> It
     page.on("request", request)
     page.add_init_script("navigator.clipboard.writeText = async (text) => { window.copied = text; };")
     page.goto(path.as_uri() + address)
-    page.wait_for_selector("#board tbody tr[data-pair]")
+    page.wait_for_selector(waits)
     yield page
     assert wrong == []
     assert len(opened) == 1, "the page alone is read"
@@ -354,6 +358,78 @@ def test_two_runs_say_what_rose_and_what_it_cost(browser: Any, run: Run, tmp_pat
         pair = (first["image_encoder"], first["text_encoder"])
         moved = f"{abs(first['score'] - beside[pair]):.2f}" if pair in beside.index else "–"
         assert column(page, change)[0].lstrip("+−±") == moved
+
+
+STUDY = {"waits": "#trials button.open"}  # what is there when a study's page is ready
+
+
+@pytest.mark.parametrize("objectives", [1, 2])
+def test_a_study_draws_its_figures_and_says_them(browser: Any, tmp_path: Path, objectives: int) -> None:
+    made_up_study(tmp_path, objectives=objectives)
+
+    with looked_at(browser, write_study_page(tmp_path), **STUDY) as page:
+        said = show(page, "study-history").get_attribute("aria-label")
+        assert said.startswith("Best so far" if objectives == 1 else "Pareto front of 7 trials")
+        assert "learning rate 75 per cent" in show(page, "study-importance").get_attribute("aria-label")
+        assert "batch size: 256 in the best trial" in show(page, "study-slices").get_attribute("aria-label")
+        assert page.locator("#figure-study-slices .bk-Figure").count() == 3
+
+
+def test_trials_are_sorted_and_those_without_a_value_stand_last(browser: Any, tmp_path: Path) -> None:
+    made_up_study(tmp_path)
+
+    with looked_at(browser, write_study_page(tmp_path), **STUDY) as page:
+        score = page.get_by_role("button", name="mean score on validation / %")
+        score.click()
+        rising = page.locator("#trials tbody td:nth-child(3)").all_inner_texts()
+        score.click()
+        falling = page.locator("#trials tbody td:nth-child(3)").all_inner_texts()
+
+        assert rising == ["10", "12", "13", "16", "18", "19", "21", *["–"] * 5]
+        assert falling[:7] == rising[6::-1]
+        assert falling[7:] == ["–"] * 5
+        assert page.locator("#trials th[aria-sort=descending]").inner_text().startswith("mean score")
+
+
+def test_arrow_keys_go_from_trial_to_trial_and_open_the_row(browser: Any, tmp_path: Path) -> None:
+    made_up_study(tmp_path)
+
+    with looked_at(browser, write_study_page(tmp_path), **STUDY) as page:
+        show(page, "study-history")
+        page.locator("#figure-study-history").focus()
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("ArrowRight")
+
+        assert page.locator("#spoken").inner_text().startswith("trial 1, pruned, ")
+        assert page.locator("#trials tr.opened td").first.inner_text() == "1"
+        page.keyboard.press("Enter")
+        assert page.evaluate("document.activeElement.closest('tr').cells[0].textContent") == "1"
+
+
+def test_choices_and_errors_of_a_study_do_nothing(browser: Any, tmp_path: Path) -> None:
+    made_up_study(tmp_path)
+
+    with looked_at(browser, write_study_page(tmp_path), **STUDY) as page:
+        show(page, "study-slices")
+        page.locator("#trials tbody tr", has_text="failed").click()
+
+        assert ATTACKS[1] in page.locator("#trials").inner_text()
+        assert ATTACKS[2] in page.locator("#spoken").inner_text()
+        assert page.evaluate("document.querySelectorAll('main img').length") == 0
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1300, "dark")])
+def test_a_study_on_the_page_of_its_run_is_no_wider_than_the_screen(
+    browser: Any, tmp_path: Path, width: int, scheme: str
+) -> None:
+    made = made_up_grid(tmp_path, 4, 2)
+    made_up_study(made.path)
+
+    with looked_at(browser, write_page(made), viewport={"width": width, "height": 800}, color_scheme=scheme) as page:
+        show(page, "study-history")
+        page.wait_for_timeout(300)
+
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """A study of the small world: its best trial can be repeated, no pair is tried twice, no test item is looked at."""
 
 import json
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,6 +13,7 @@ import optuna
 import pytest
 from small_zoo import IMAGES, TEXTS, read_rows, small_config, small_search, write_rows, write_world
 
+from hyperalign.align.canonical_grid import CanonicalGrid, build_canonical_grid
 from hyperalign.align.residual import RESIDUAL
 from hyperalign.align.train import TrainConfig
 from hyperalign.config import place_words, read_words
@@ -20,7 +22,8 @@ from hyperalign.prepare import fill_cache
 from hyperalign.request import SearchConfig, from_record
 from hyperalign.run import load_run
 from hyperalign.study.asked import StudyConfig, tuned
-from hyperalign.study.conduct import Place, begin, best_commands, find_study, go_on, read_study
+from hyperalign.study.conduct import Place, begin, best_commands, find_study, go_on
+from hyperalign.study.kept import read_study
 from hyperalign.study.pairs import excesses
 from hyperalign.study.space import Knob, defaults, read_space, turned, usual_space
 from hyperalign.study.storage import quiet
@@ -93,6 +96,19 @@ def test_todays_defaults_are_the_first_trial(world: Path, tmp_path: Path) -> Non
     record = read_study(small_study(world, tmp_path, trials=1))
 
     assert record["trials"][0]["params"] == {"learning_rate": RESIDUAL.learning_rate, "n_steps": 10}
+
+
+def test_a_set_up_that_trials_share_is_in_no_trial_s_training(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(*given: Any) -> CanonicalGrid:
+        time.sleep(1.5)
+        return build_canonical_grid(*given)
+
+    monkeypatch.setattr("hyperalign.solve.build_canonical_grid", slow)
+    record = read_study(small_study(world, tmp_path, trials=2))
+
+    assert [trial["facts"]["training / s"] > 0 for trial in record["trials"]] == [True, True]
 
 
 def test_a_study_of_another_seed_draws_other_trials_and_of_the_same_the_same(world: Path, tmp_path: Path) -> None:

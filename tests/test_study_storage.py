@@ -7,8 +7,8 @@ from pathlib import Path
 import optuna
 import pytest
 
+from hyperalign.study.kept import FORMAT
 from hyperalign.study.storage import (
-    FORMAT,
     MARK,
     create_study,
     load_study,

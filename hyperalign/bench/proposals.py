@@ -29,8 +29,10 @@ __all__ = ["measure"]
 TRIALS = (10, 20, 40)
 SAMPLERS = ("random", "tpe", "gp")
 PRUNERS = ("none", "median", "hyperband")
-_PLANTED = (60, 6)
-_SIZES = (3200, 400, 400)  # planted items of train, validation and test
+_PLANTED = (  # shape of a grid, and items of train, validation and test
+    ((60, 6), (3200, 400, 400)),
+    ((300, 6), (800, 100, 100)),  # so many encoders for so few items that a sample for everyone is dear
+)
 _NOTES = (
     "regret: test score of the pair that everything embedded would choose, minus that of the one chosen; means over "
     "the seeds. share: of embedding everything with everyone",
@@ -39,19 +41,26 @@ _NOTES = (
 
 
 def measure(asked: Asked) -> list[Sheet]:
-    """The real grid that is asked for, and a planted one of many encoders."""
+    """The real grid that is asked for, and planted ones of many encoders."""
     opened = open_bench(asked)
     grids = (opened.prepared.train, opened.prepared.val, opened.prepared.test)
     replay = Replay(asked, opened.candidates, opened.prepared, _items(grids))
     words = f"{len(opened.candidates.images)} + {len(opened.candidates.texts)} encoders on {asked.config.data}"
     sheets = [_sheet(words, _Known(replay, replay.test, asked))]
-    shape = asked.shape or _PLANTED
-    planted = plant(shape, _SIZES, seed=asked.config.seed)
+    planted = _PLANTED if asked.shape is None else ((asked.shape, _PLANTED[0][1]),)
+    return [*sheets, *(_planted_sheet(asked, shape, sizes) for shape, sizes in planted)]
+
+
+def _planted_sheet(asked: Asked, shape: tuple[int, int], sizes: tuple[int, int, int]) -> Sheet:
+    """A grid whose best pairs are known, judged in closed form."""
+    asked.say(f"planting {shape[0]} + {shape[1]} encoders over {sum(sizes):,} items")
+    planted = plant(shape, sizes, seed=asked.config.seed)
     grids = (planted.prepared.train, planted.prepared.val, planted.prepared.test)
     prices = Prices(*(np.array([1e9 * (spec.gflops or 0) for spec in side]) for side in _sides(planted.candidates)))
     asked = replace(asked, config=replace(asked.config, methods=("closed-form",)))
     replay = Replay(asked, planted.candidates, planted.prepared, _items(grids), prices)
-    return [*sheets, _sheet(f"{shape[0]} + {shape[1]} planted encoders", _Known(replay, planted.truth, asked))]
+    words = f"{shape[0]} + {shape[1]} planted encoders, {sum(sizes):,} items"
+    return _sheet(words, _Known(replay, planted.truth, asked))
 
 
 def _sides(candidates: Any) -> tuple[Any, Any]:
@@ -77,7 +86,10 @@ class _Known:
         for seed in asked.seeds():
             train, val = replay.prepared.train, replay.prepared.val
             self.samples[seed] = draw_trial_samples(train.owner, val.owner, seed=seed)
-            self.sampled[seed] = [self._judged(self.samples[seed], items) for items in self.samples[seed].items]
+            self.sampled[seed] = []
+            for done, items in enumerate(self.samples[seed].items, start=1):
+                self.sampled[seed].append(self._judged(self.samples[seed], items))
+                asked.progress(f"every pair on samples, seed {seed}", done, len(self.samples[seed].items))
 
     def _judged(self, samples: Samples, items: Items) -> dict[tuple[str, str], float]:
         encoders = encoders_of(self.replay.pairs)
@@ -150,7 +162,27 @@ def _sheet(words: str, known: _Known) -> Sheet:
             for n_trials in TRIALS:
                 parts = [one[:n_trials] for one in studies]
                 rows.append(_study_row(known, (sampler, pruner, n_trials), parts, seeds))
-    return Sheet(f"A study over pairs against promotion, {words}, {len(seeds)} seeds", rows, _NOTES)
+    title = f"A study over pairs against promotion, {words}, {len(seeds)} seeds"
+    return Sheet(title, rows, [*_verdict(rows), *_NOTES])
+
+
+def _verdict(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Whether a study does better than the promoted grid, which stands in the first row."""
+    promoted, *studies = rows
+    less = [row for row in studies if row["embedding_flops"] <= promoted["embedding_flops"]]
+    as_good = [row for row in less if row["regret_score"] <= promoted["regret_score"]]
+    if as_good:
+        return [f"as good as promotion for no more embedding: {', '.join(map(_named, as_good))}"]
+    found = ["no study is as good as promotion for no more embedding"]
+    if not less:
+        return [*found, "every study embeds more than promotion does"]
+    best = min(less, key=lambda row: (row["regret_score"], row["embedding_flops"]))
+    return [*found, f"of those that embed less, the best: {_named(best)}"]
+
+
+def _named(row: Mapping[str, Any]) -> str:
+    share = f"{100 * row['embedding_share']:.1f} % of the embedding at a regret of {row['regret_score']:.2f}"
+    return f"{row['who']}, {row['trials']} trials, ended early by {row['ended_early_by']} ({share})"
 
 
 def _study_row(

@@ -2,6 +2,7 @@
 
     manners    what is said where, and what a user's mistake looks like
     options    the options that commands share, and configuration files
+    examples   what stands below the help of each command
     searching  search, rerun, embed, report
     using      classify, index, retrieve, evaluate
     studying   study
@@ -16,34 +17,40 @@ What is heavy is imported inside the command that needs it, so that help is inst
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from hyperalign.cli import adapting, benching, exporting, filtering, searching, stores, studying, using
+from hyperalign.cli.examples import examples_of
 from hyperalign.cli.manners import Polite, print_json, show_progress, stdout
 from hyperalign.cli.options import CacheDir, Config, Json
 
 __all__ = ["app", "main"]
 
-app = typer.Typer(cls=Polite, no_args_is_help=True, pretty_exceptions_enable=False)
-app.command("search")(searching.search)
-app.command("embed")(searching.embed)
-app.command("rerun")(searching.rerun)
-app.command("report")(searching.report)
-app.command("classify")(using.classify)
-app.command("evaluate")(using.evaluate)
-app.command("index")(using.index)
-app.command("retrieve")(using.retrieve)
-app.command("study")(studying.study)
-app.command("bench")(benching.bench)
-app.command("adapt")(adapting.adapt)
-app.command("specialise")(adapting.specialise)
-app.command("filter")(filtering.filter_command)
-app.command("export")(exporting.export)
-app.command("import")(exporting.import_)
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "search": searching.search,
+    "embed": searching.embed,
+    "rerun": searching.rerun,
+    "report": searching.report,
+    "classify": using.classify,
+    "evaluate": using.evaluate,
+    "index": using.index,
+    "retrieve": using.retrieve,
+    "study": studying.study,
+    "bench": benching.bench,
+    "adapt": adapting.adapt,
+    "specialise": adapting.specialise,
+    "filter": filtering.filter_command,
+    "export": exporting.export,
+    "import": exporting.import_,
+}
+
+app = typer.Typer(cls=Polite, no_args_is_help=True, pretty_exceptions_enable=False, epilog=examples_of(""))
+for _name, _command in _COMMANDS.items():
+    app.command(_name, epilog=examples_of(_name))(_command)
 app.add_typer(stores.zoo_app, name="zoo")
 app.add_typer(stores.cache_app, name="cache")
 
@@ -73,7 +80,7 @@ def _root(
     """Find the best pair of frozen image and text encoders under a budget."""
 
 
-@app.command("doctor")
+@app.command("doctor", epilog=examples_of("doctor"))
 def _doctor(
     config: Config = None,
     cache_dir: CacheDir = Path("cache"),

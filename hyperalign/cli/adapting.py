@@ -7,8 +7,8 @@ import typer
 
 from hyperalign.cli.asking import given
 from hyperalign.cli.manners import print_json, say, show_progress, stdout
-from hyperalign.cli.options import TRAINING, CacheDir, Config, Data, Json, Limit, Out, Seed, Text
-from hyperalign.cli.tabling import TABLE_OPTIONS, print_tables
+from hyperalign.cli.options import TRAINING, CacheDir, Config, Data, Json, Limit, Out, PeakRate, Seed, Steps, Text
+from hyperalign.cli.tabling import TABLE_OPTIONS, print_tables, recorded
 
 __all__ = ["adapt", "specialise"]
 
@@ -71,7 +71,7 @@ def adapt(  # noqa: PLR0913 – the signature is the list of options
     weight_scale: Annotated[
         Text, typer.Option(help="Of its output at the start: auto, none or a number.", rich_help_panel=_HYPER)
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps.", rich_help_panel=TRAINING)] = None,
+    steps: Steps = None,
     epochs: Annotated[float | None, typer.Option(help="Or: passes over the data.", rich_help_panel=TRAINING)] = None,
     batch_size: Annotated[int | None, typer.Option(help="Pictures per step.", rich_help_panel=TRAINING)] = None,
     parts: Annotated[
@@ -83,7 +83,7 @@ def adapt(  # noqa: PLR0913 – the signature is the list of options
     pools: Annotated[
         int | None, typer.Option(help="Batches of like captions, out of so many.", rich_help_panel=TRAINING)
     ] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak rate.", rich_help_panel=TRAINING)] = None,
+    learning_rate: PeakRate = None,
     hyper_rate: Annotated[
         float | None, typer.Option(help="Hypernetwork's rate, in shares of it.", rich_help_panel=TRAINING)
     ] = None,
@@ -122,11 +122,11 @@ def adapt(  # noqa: PLR0913 – the signature is the list of options
     if table or any(name in given(ctx) for name in TABLE_OPTIONS):
         print_tables(ctx, _configured, table=table, json=json)
         return
+    from hyperalign.hyperclip.adapt import AdaptConfig, read_record
     from hyperalign.hyperclip.adapt import adapt as stage
-    from hyperalign.hyperclip.adapt import read_record
     from hyperalign.show.adapted import adapted_table
 
-    wanted = _configured(ctx) if resume is None else _recorded(ctx, resume)
+    wanted = _configured(ctx) if resume is None else recorded(ctx, resume, read_record, AdaptConfig)
     with show_progress() as display:
         folder = stage(wanted, cache_dir=cache_dir, out=out, resume=resume, progress=display.progress, say=display.say)
     record = read_record(folder)
@@ -203,18 +203,3 @@ def _weight_scale(word: str) -> float | str | None:
         return float(word)
     except ValueError:
         raise ValueError(f"--weight-scale takes auto, none or a number, got {word!r}") from None
-
-
-def _recorded(ctx: typer.Context, folder: Path) -> Any:
-    """What was asked for when it was begun."""
-    from hyperalign.config import build
-    from hyperalign.hyperclip.adapt import AdaptConfig, read_record
-
-    other = [name for name in given(ctx) if name not in ("cache_dir", "out", "config", "resume", "json", "table")]
-    if other:
-        words = ", ".join(f"--{name.replace('_', '-')}" for name in other)
-        raise ValueError(f"what is resumed keeps its own configuration, got {words}; leave out --resume to start anew")
-    record = read_record(folder)
-    if record["status"] == "finished":
-        raise ValueError(f"{folder} is finished, there is nothing to go on with; adapt anew without --resume")
-    return build(AdaptConfig, record["configuration"])

@@ -1,6 +1,6 @@
 """What was typed becomes a configuration: options, the file below them, and the records of earlier runs."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -10,7 +10,7 @@ from hyperalign.config import place_words
 if TYPE_CHECKING:
     from hyperalign.request import SearchConfig
 
-__all__ = ["NOT_CONFIG", "configured", "from_record", "given"]
+__all__ = ["NOT_CONFIG", "configured", "from_record", "given", "refuse_beside"]
 
 NOT_CONFIG = {  # options that say how, not what
     *("cache_dir", "out", "config", "resume", "add", "run", "json", "dry_run", "seeds", "grid"),
@@ -29,6 +29,21 @@ def configured(ctx: typer.Context) -> "SearchConfig":
 def given(ctx: typer.Context) -> dict[str, Any]:
     """Every option that has a value; one that may be repeated and never was has none."""
     return {name: value for name, value in ctx.params.items() if value is not None and value not in ([], ())}
+
+
+def refuse_beside(ctx: typer.Context, allowed: Collection[str], rule: str, advice: str) -> None:
+    """Refuse options that mean nothing beside those that are allowed.
+
+    Args:
+        ctx: With all options of a command.
+        allowed: Names of those that may be given.
+        rule: Why others may not, the first half of the sentence.
+        advice: What to do, its end.
+    """
+    other = [name for name in given(ctx) if name not in allowed]
+    if other:
+        words = ", ".join(f"--{name.replace('_', '-')}" for name in other)
+        raise ValueError(f"{rule}, got {words}; {advice}")
 
 
 def from_record(record: Mapping[str, Any]) -> "SearchConfig":

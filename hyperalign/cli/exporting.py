@@ -8,14 +8,14 @@ from typing import Annotated, Literal, cast
 import typer
 
 from hyperalign.cli.manners import print_json, show_progress
-from hyperalign.cli.options import Config, Json, RunPath, Text, Zoo
+from hyperalign.cli.options import Config, Json, NewFolder, RunPath, Text, Zoo
 
 __all__ = ["export", "import_"]
 
 
 def export(  # noqa: PLR0913 – the signature is the list of options
     run: RunPath,
-    to: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write; it must not hold anything.")],
+    to: NewFolder,
     pair: Annotated[
         Text, typer.Option(metavar="NAME|RANK", help="IMAGE+TEXT, or its position in the table; the first.")
     ] = None,
@@ -30,14 +30,7 @@ def export(  # noqa: PLR0913 – the signature is the list of options
     config: Config = None,
     json: Json = False,
 ) -> None:
-    """Write a pair of a finished run as a folder of its own: connector, encoders, model card.
-
-    hyperalign export reports/RUN --to winner
-
-    hyperalign export reports/RUN --pair 2 --to second --with-weights
-
-    hyperalign export reports/RUN --to winner-onnx --format onnx
-    """
+    """Write a pair of a finished run as a folder of its own: connector, encoders, model card."""
     from hyperalign.use.export import export as write
 
     words = {"format": format} if format is not None else {}
@@ -64,7 +57,7 @@ def import_(  # noqa: PLR0913 – the signature is the list of options
     source: Annotated[
         Path, typer.Argument(metavar="SOURCE", help="Embeddings (.npy, .pt, a folder), or a connector (.pt).")
     ],
-    to: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write; it must not hold anything.")],
+    to: NewFolder,
     modality: Annotated[Text, typer.Option(help="What was embedded: image or text.")] = None,
     data: Annotated[
         Path | None, typer.Option(metavar="TABLE", help="Pictures and captions, row i for row i of the embeddings.")
@@ -75,14 +68,7 @@ def import_(  # noqa: PLR0913 – the signature is the list of options
     zoo: Zoo = None,
     config: Config = None,
 ) -> None:
-    """Make encoders of embeddings that exist, or a pair of a connector that was trained elsewhere.
-
-    hyperalign import clip-retrieval-output --to imported --params 150M
-
-    hyperalign import embeddings.npy --modality image --data pairs.csv --params 22M --to imported
-
-    hyperalign import ckpt_10.pt --image IMAGE --text TEXT --zoo hub --to pair
-    """
+    """Make encoders of embeddings that exist, or a pair of a connector that was trained elsewhere."""
     from hyperalign.embed.zoo import parse_count
     from hyperalign.use.importers import import_connector, import_rows
 

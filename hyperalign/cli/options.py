@@ -16,6 +16,7 @@ __all__ = [
     "CacheDir",
     "Config",
     "Data",
+    "Decoder",
     "Dim",
     "Exhaustive",
     "Json",
@@ -25,11 +26,15 @@ __all__ = [
     "MaxGflops",
     "MaxLatency",
     "Minutes",
+    "NewFolder",
     "Out",
     "PairBudget",
+    "PeakRate",
     "RunPath",
     "Seed",
+    "Steps",
     "Strict",
+    "Task",
     "Text",
     "TextBudget",
     "Zoo",
@@ -60,6 +65,9 @@ def _as_typed(value: Any, *, repeats: bool) -> Any:
     return ",".join(str(item) for item in value) if isinstance(value, list) else value
 
 
+TRAINING = "Training"
+BASELINE = "Training of the baseline"
+
 Text = str | None
 Zoo = Annotated[list[str] | None, typer.Option("--zoo", help="embedded, hub, hyperclip or a .toml file; repeatable.")]
 Data = Annotated[Text, typer.Option(help="scenes, a table of paths and captions, tar shards or hf:NAME.")]
@@ -70,6 +78,10 @@ MaxGflops = Annotated[Text, typer.Option(help="GFLOP for one picture, a multiply
 MaxLatency = Annotated[Text, typer.Option(help="Milliseconds for one picture, measured here.")]
 Dim = Annotated[Text, typer.Option(help="Width of the image embedding: 384, or 384:768.")]
 License = Annotated[Text, typer.Option(help="Licences that are allowed, with commas between.")]
+Decoder = Annotated[Text, typer.Option(help="Of the hypernetwork: residual or sliced.")]
+Task = Annotated[Text, typer.Option(help="What is scored: retrieval or zero-shot.")]
+Steps = Annotated[int | None, typer.Option(help="Optimiser steps.", rich_help_panel=TRAINING)]
+PeakRate = Annotated[float | None, typer.Option(help="Peak rate.", rich_help_panel=TRAINING)]
 Labels = Annotated[Text, typer.Option(help="Label set for zero-shot: a name, a folder or a tar of class/picture.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of everything that is drawn.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="At most so many pictures of each split.")]
@@ -90,6 +102,5 @@ Out = Annotated[Path, typer.Option(envvar="HYPERALIGN_REPORTS", help="Where runs
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout, and nothing else there.")]
 Minutes = Annotated[float | None, typer.Option(min=0, help="Stop training after so many minutes, whole stages only.")]
 Zoos = Annotated[list[str] | None, typer.Argument(metavar="ZOO", help="embedded, hub, hyperclip or a .toml file.")]
+NewFolder = Annotated[Path, typer.Option(metavar="DIR", help="Folder to write; it must not hold anything.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
-TRAINING = "Training"
-BASELINE = "Training of the baseline"

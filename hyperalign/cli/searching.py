@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hyperalign.cli.asking import NOT_CONFIG, configured, from_record, given
+from hyperalign.cli.asking import NOT_CONFIG, configured, from_record, given, refuse_beside
 from hyperalign.cli.manners import print_json, say, show_progress, stdout
 from hyperalign.cli.options import (
     BASELINE,
@@ -18,6 +18,7 @@ from hyperalign.cli.options import (
     CacheDir,
     Config,
     Data,
+    Decoder,
     Dim,
     Exhaustive,
     Json,
@@ -29,9 +30,12 @@ from hyperalign.cli.options import (
     Minutes,
     Out,
     PairBudget,
+    PeakRate,
     RunPath,
     Seed,
+    Steps,
     Strict,
+    Task,
     Text,
     TextBudget,
     Zoo,
@@ -57,9 +61,9 @@ def search(  # noqa: PLR0913 – the signature is the list of options
     dim: Dim = None,
     license: License = None,
     method: Annotated[Text, typer.Option(help="ape, closed-form, hypernet; several with commas between.")] = None,
-    decoder: Annotated[Text, typer.Option(help="Of the hypernetwork: residual or sliced.")] = None,
+    decoder: Decoder = None,
     sides: Annotated[Text, typer.Option(help="Sides that ape trains: text, both, or text,both.")] = None,
-    task: Annotated[Text, typer.Option(help="What is scored: retrieval or zero-shot.")] = None,
+    task: Task = None,
     labels: Labels = None,
     verify: Annotated[int | None, typer.Option(min=0, help="Train so many of the first pairs by ape too.")] = None,
     scores: Annotated[bool | None, typer.Option("--scores/--no-scores", help="Training-free scores beside.")] = None,
@@ -73,13 +77,13 @@ def search(  # noqa: PLR0913 – the signature is the list of options
         list[str] | None,
         typer.Option(metavar="ZOO", help="Two encoders that were trained together, beside the pairs; repeatable."),
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps.", rich_help_panel=TRAINING)] = None,
+    steps: Steps = None,
     epochs: Annotated[
         float | None, typer.Option(help="Or: passes over the captions.", rich_help_panel=TRAINING)
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Items per step.", rich_help_panel=TRAINING)] = None,
     pairs_per_step: Annotated[int | None, typer.Option(help="Pairs per step.", rich_help_panel=TRAINING)] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak rate.", rich_help_panel=TRAINING)] = None,
+    learning_rate: PeakRate = None,
     baseline_seeds: Annotated[int | None, typer.Option(help="Seeds of its grid.", rich_help_panel=BASELINE)] = None,
     baseline_epochs: Annotated[float | None, typer.Option(help="Passes.", rich_help_panel=BASELINE)] = None,
     baseline_batch_size: Annotated[int | None, typer.Option(help="Items per step.", rich_help_panel=BASELINE)] = None,
@@ -177,12 +181,15 @@ def report(  # noqa: PLR0913 – the signature is the list of options
     cache_dir: CacheDir = Path("cache"),
     json: Json = False,
 ) -> None:
-    """Draw the page of a finished run again, or print its order under other limits; nothing is trained again.
+    """Draw the page of a finished run or of a study again, or print a run's order under other limits.
 
-    Several runs: the first is held against the others, in a page of its own.
+    Nothing is trained again. Several runs: the first is held against the others, in a page of its own.
     """
     from hyperalign.run import load_run
 
+    if not (run / "result.json").exists() and (run / "study.json").is_file():
+        _draw_study(run, given(ctx))
+        return
     finished, beside = load_run(run), [load_run(other) for other in others or ()]
     not_limits = ("run", "others", "open", "pictures", "cache_dir", "json")
     words = {name: value for name, value in given(ctx).items() if name not in not_limits}
@@ -210,19 +217,36 @@ def _retrieve_pictures(run: "Run", cache_dir: Path) -> None:
         take_glimpse(run, from_record(run.result["configuration"]), cache_dir=cache_dir, progress=display.progress)
 
 
+def _draw_study(folder: Path, words: Mapping[str, Any]) -> None:
+    """The page of a study that belongs to no run."""
+    from hyperalign.show.study_page import write_study_page
+
+    other = [name for name, value in words.items() if name not in ("run", "cache_dir", "open") and value]
+    if other:
+        word = other[0].replace("_", "-")
+        raise ValueError(
+            f"{folder} is a study and no run, so it has one page and no order, got {word} too; leave it out"
+        )
+    _hand_over(write_study_page(folder), "", show=words["open"])
+
+
 def _draw_page(run: "Run", others: "list[Run]", words: Mapping[str, Any], *, show: bool) -> None:
-    """Write the page, say where it is, and open it where that is wanted."""
+    """Write the page of a run, at the limits that were typed."""
+    from hyperalign.show.address import address_of
     from hyperalign.show.page import write_page
 
     with show_progress() as display:
         page = write_page(run, others, progress=display.progress)
+    _hand_over(page, address_of(_limits(words)) if show else "", show=show)
+
+
+def _hand_over(page: Path, address: str, *, show: bool) -> None:
+    """Say where a page is, and open it where that is wanted."""
     typer.echo(page)
     if show:
         import webbrowser
 
-        from hyperalign.show.address import address_of
-
-        if not webbrowser.open(page.resolve().as_uri() + address_of(_limits(words))):
+        if not webbrowser.open(page.resolve().as_uri() + address):
             say(f"no browser could be opened here; open {page} yourself")
 
 
@@ -318,11 +342,8 @@ def _recorded(ctx: typer.Context, run: Path) -> "SearchConfig":
     """What an unfinished run was asked for; only the time it may take can be changed."""
     from hyperalign.run import read_result
 
-    allowed = {*NOT_CONFIG, "max_minutes"}
-    other = [name for name in given(ctx) if name not in allowed]
-    if other:
-        words = ", ".join(f"--{name.replace('_', '-')}" for name in other)
-        raise ValueError(f"a resumed run keeps its own configuration, got {words}; leave out --resume to start anew")
+    rule, advice = "a resumed run keeps its own configuration", "leave out --resume to start anew"
+    refuse_beside(ctx, {*NOT_CONFIG, "max_minutes"}, rule, advice)
     record = dict(read_result(run)["configuration"])
     if ctx.params.get("max_minutes") is not None:
         record["max_minutes"] = ctx.params["max_minutes"]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hyperalign.cli.examples import examples_of
 from hyperalign.cli.manners import print_json, say, show_progress, stdout
 from hyperalign.cli.options import CacheDir, Config, Json, Seed, Zoo, Zoos
 
@@ -14,11 +15,13 @@ if TYPE_CHECKING:
 
 __all__ = ["cache_app", "print_cache", "zoo_app"]
 
-zoo_app = typer.Typer(no_args_is_help=True, help="Look at the encoders that can be searched.")
-cache_app = typer.Typer(no_args_is_help=True, help="Look after the embeddings on disk.")
+zoo_app = typer.Typer(
+    no_args_is_help=True, help="Look at the encoders that can be searched.", epilog=examples_of("zoo")
+)
+cache_app = typer.Typer(no_args_is_help=True, help="Look after the embeddings on disk.", epilog=examples_of("cache"))
 
 
-@zoo_app.command("list")
+@zoo_app.command("list", epilog=examples_of("zoo list"))
 def _zoo_list(zoos: Zoos = None, config: Config = None, json: Json = False) -> None:
     """List the encoders of some zoos, the embedded one unless others are named."""
     from hyperalign.embed.zoo import load_zoos
@@ -31,7 +34,7 @@ def _zoo_list(zoos: Zoos = None, config: Config = None, json: Json = False) -> N
         stdout().print(encoders_table(specs))
 
 
-@zoo_app.command("show")
+@zoo_app.command("show", epilog=examples_of("zoo show"))
 def _zoo_show(
     name: Annotated[str, typer.Argument(help="Name of the encoder.")],
     zoo: Zoo = None,
@@ -50,7 +53,7 @@ def _zoo_show(
         stdout().print(facts_table((key, str(value)) for key, value in declared.items()))
 
 
-@zoo_app.command("check")
+@zoo_app.command("check", epilog=examples_of("zoo check"))
 def _zoo_check(zoos: Zoos = None, config: Config = None, json: Json = False) -> None:
     """Build every encoder and hold what it is against what is declared; status 1 where they differ."""
     from hyperalign.embed.check import check_zoo, find_twins
@@ -69,7 +72,7 @@ def _zoo_check(zoos: Zoos = None, config: Config = None, json: Json = False) -> 
     raise typer.Exit(0 if all(result.ok for result in results) else 1)
 
 
-@zoo_app.command("build")
+@zoo_app.command("build", epilog=examples_of("zoo build"))
 def _zoo_build(
     name: Annotated[str, typer.Argument(help="The zoo that the project makes itself: embedded.")],
     to: Annotated[Path, typer.Option(help="Folder to write into.")] = Path("zoo"),
@@ -89,13 +92,13 @@ def _zoo_build(
     typer.echo(path)
 
 
-@cache_app.command("ls")
+@cache_app.command("ls", epilog=examples_of("cache ls"))
 def _cache_ls(config: Config = None, cache_dir: CacheDir = Path("cache"), json: Json = False) -> None:
     """List what is kept, with shape, size and last use."""
     print_cache(cache_dir, json=json)
 
 
-@cache_app.command("verify")
+@cache_app.command("verify", epilog=examples_of("cache verify"))
 def _cache_verify(config: Config = None, cache_dir: CacheDir = Path("cache"), json: Json = False) -> None:
     """Read every byte; status 1 where something is damaged or unfinished."""
     from hyperalign.embed.cache import verify
@@ -111,7 +114,7 @@ def _cache_verify(config: Config = None, cache_dir: CacheDir = Path("cache"), js
     raise typer.Exit(1 if faults else 0)
 
 
-@cache_app.command("prune")
+@cache_app.command("prune", epilog=examples_of("cache prune"))
 def _cache_prune(
     max_bytes: Annotated[str, typer.Option(help="What may stay, as in 10G.")],
     config: Config = None,
@@ -125,7 +128,7 @@ def _cache_prune(
         typer.echo(f"removed {folder}")
 
 
-@cache_app.command("rm")
+@cache_app.command("rm", epilog=examples_of("cache rm"))
 def _cache_rm(
     pattern: Annotated[str, typer.Argument(help="Names of entries, with * and ? as in a shell.")],
     config: Config = None,
@@ -138,7 +141,7 @@ def _cache_rm(
         typer.echo(f"removed {folder}")
 
 
-@cache_app.command("export")
+@cache_app.command("export", epilog=examples_of("cache export"))
 def _cache_export(
     entry: Annotated[str, typer.Argument(help="Name of one entry, with * and ? as in a shell.")],
     to: Annotated[Path, typer.Option(help="File to write.")],

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hyperalign.cli.asking import NOT_CONFIG, configured, given
+from hyperalign.cli.asking import NOT_CONFIG, configured, given, refuse_beside
 from hyperalign.cli.manners import print_json, say, show_progress, stdout
 from hyperalign.cli.options import (
     Autocast,
@@ -17,6 +17,7 @@ from hyperalign.cli.options import (
     CacheDir,
     Config,
     Data,
+    Decoder,
     Dim,
     Json,
     Labels,
@@ -28,6 +29,7 @@ from hyperalign.cli.options import (
     PairBudget,
     Seed,
     Strict,
+    Task,
     Text,
     TextBudget,
     Zoo,
@@ -95,9 +97,9 @@ def study(  # noqa: PLR0913 – the signature is the list of options
     dim: Dim = None,
     license: License = None,
     method: Annotated[Text, typer.Option(help="What is trained: hypernet, ape; over pairs closed-form too.")] = None,
-    decoder: Annotated[Text, typer.Option(help="Of the hypernetwork: residual or sliced.")] = None,
+    decoder: Decoder = None,
     sides: Annotated[Text, typer.Option(help="Sides that ape trains: text or both.")] = None,
-    task: Annotated[Text, typer.Option(help="What is scored: retrieval or zero-shot.")] = None,
+    task: Task = None,
     labels: Labels = None,
     seed: Seed = None,
     limit: Limit = None,
@@ -108,16 +110,7 @@ def study(  # noqa: PLR0913 – the signature is the list of options
     out: Out = Path("reports"),
     json: Json = False,
 ) -> None:
-    """Tune the training, or search pairs where the grid is too large to embed; every choice is made on validation.
-
-    hyperalign study --budget 30M --trials 40
-
-    hyperalign study --objective score,flops --jobs 4 --timeout 30m
-
-    hyperalign study --over pairs --zoo hub --data pairs.parquet --trials 60
-
-    hyperalign study --best reports/RUN
-    """
+    """Tune the training, or search pairs where the grid is too large to embed; every choice is made on validation."""
     from hyperalign.study.conduct import Place, begin, go_on
 
     if best is not None:
@@ -173,13 +166,9 @@ def _pairs(words: list[str]) -> Mapping[str, str]:
 
 def _ends_alone(ctx: typer.Context) -> dict[str, Any]:
     """When a resumed study ends; everything else is kept."""
-    typed = given(ctx)
     how = {"resume", "timeout", "jobs", "storage", "cache_dir", "out", "json", "config", *_ENDS}
-    other = [name for name in typed if name not in how]
-    if other:
-        words = ", ".join(f"--{name.replace('_', '-')}" for name in other)
-        raise ValueError(f"a resumed study keeps what it was asked for, got {words}; leave out --resume to begin anew")
-    return {name: typed[name] for name in _ENDS if name in typed}
+    refuse_beside(ctx, how, "a resumed study keeps what it was asked for", "leave out --resume to begin anew")
+    return {name: value for name, value in given(ctx).items() if name in _ENDS}
 
 
 def _of_run(ctx: typer.Context, run: Path) -> "SearchConfig":
@@ -187,10 +176,7 @@ def _of_run(ctx: typer.Context, run: Path) -> "SearchConfig":
     from hyperalign.cli.asking import from_record
     from hyperalign.run import load_run
 
-    other = [name for name in given(ctx) if name not in NOT_CONFIG]
-    if other:
-        words = ", ".join(f"--{name.replace('_', '-')}" for name in other)
-        raise ValueError(f"a study of a run has that run's configuration, got {words} too; leave out --run")
+    refuse_beside(ctx, NOT_CONFIG, "a study of a run has that run's configuration", "leave out --run")
     return from_record(load_run(run).result["configuration"])
 
 
@@ -208,16 +194,30 @@ def _print_best(folder: Path, storage: str | None, *, json: bool) -> None:
 
 def _print_study(folder: Path, *, json: bool) -> None:
     from hyperalign.show.studied import studied_table
-    from hyperalign.study.conduct import hint, read_study
+    from hyperalign.study.conduct import hint
+    from hyperalign.study.kept import read_study
 
-    record = read_study(folder)
+    record, page = read_study(folder), _draw(folder)
     if json:
         print_json(record)
         return
     console = stdout()
     console.print(studied_table(record, width=console.width))
-    say(f"the study is in {folder}; `hyperalign study --best {folder}` prints what repeats its best trial")
+    say(f"the study is in {folder}, its page is {page}")
+    say(f"`hyperalign study --best {folder}` prints what repeats its best trial")
     say(f"`{hint(folder)}` shows it in a browser (pip install 'hyperalign[dashboard]')")
+
+
+def _draw(folder: Path) -> Path:
+    """Draw a study's page, or that of the run it was begun for."""
+    if not (folder / "result.json").is_file():
+        from hyperalign.show.study_page import write_study_page
+
+        return write_study_page(folder)
+    from hyperalign.run import load_run
+    from hyperalign.show.page import write_page
+
+    return write_page(load_run(folder))
 
 
 @contextmanager

@@ -2,14 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
 import typer
 
-from hyperalign.cli.asking import given
+from hyperalign.cli.asking import given, refuse_beside
 from hyperalign.cli.manners import print_json, say, show_progress, stdout
 
-__all__ = ["TABLE_OPTIONS", "print_tables"]
+__all__ = ["TABLE_OPTIONS", "print_tables", "recorded"]
 
 TABLE_OPTIONS: Final = ("only", "seeds", "batch_sizes", "train_share", "overhead_batch")
 
@@ -25,7 +26,7 @@ def print_tables(ctx: typer.Context, configured: Callable[[typer.Context], Any],
         table: Whether `--table` was given; the options of tables mean nothing without it.
         json: Print JSON alone.
     """
-    from hyperalign.hyperclip.paper import make_tables, read_tables
+    from hyperalign.hyperclip.paper import TablesConfig, make_tables, read_tables
     from hyperalign.show.papered import papered_tables
 
     words = given(ctx)
@@ -33,7 +34,7 @@ def print_tables(ctx: typer.Context, configured: Callable[[typer.Context], Any],
         option = next(name for name in TABLE_OPTIONS if name in words).replace("_", "-")
         raise ValueError(f"--{option} belongs to the paper's tables; give --table too")
     resume = words.get("resume")
-    wanted = _asked(ctx, configured) if resume is None else _recorded(words, resume)
+    wanted = _asked(ctx, configured) if resume is None else recorded(ctx, resume, read_tables, TablesConfig)
     with show_progress() as display:
         folder = make_tables(
             wanted,
@@ -84,16 +85,20 @@ def _numbers(words: str) -> tuple[int, ...]:
         ) from None
 
 
-def _recorded(words: dict[str, Any], folder: Any) -> Any:
-    """What was asked for when the tables were begun."""
-    from hyperalign.config import build
-    from hyperalign.hyperclip.paper import TablesConfig, read_tables
+def recorded(ctx: typer.Context, folder: Path, read: Callable[[Path], Any], configuration: type[Any]) -> Any:
+    """What was asked for when that was begun which is gone on with now.
 
-    other = [name for name in words if name not in _HOW]
-    if other:
-        named = ", ".join(f"--{name.replace('_', '-')}" for name in other)
-        raise ValueError(f"what is resumed keeps its own configuration, got {named}; leave out --resume to start anew")
-    record = read_tables(folder)
+    Args:
+        ctx: With all options of `adapt`.
+        folder: Of what was begun.
+        read: Reads its record.
+        configuration: What it is the configuration of.
+    """
+    from hyperalign.config import build
+
+    anew = "leave out --resume to start anew"
+    refuse_beside(ctx, _HOW, "what is resumed keeps its own configuration", anew)
+    record = read(folder)
     if record["status"] == "finished":
-        raise ValueError(f"{folder} is finished, there is nothing to go on with; leave out --resume to start anew")
-    return build(TablesConfig, record["configuration"])
+        raise ValueError(f"{folder} is finished, there is nothing to go on with; {anew}")
+    return build(configuration, record["configuration"])

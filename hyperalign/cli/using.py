@@ -44,12 +44,7 @@ def classify(  # noqa: PLR0913 – the signature is the list of options
     trust_code: Trust = False,
     config: Config = None,
 ) -> None:
-    """Sort pictures into classes by their names alone; one JSON line for each picture.
-
-    hyperalign classify model photos/ --labels "dog,cat,bird" --top 2
-
-    hyperalign classify model photos/ --labels animals.txt --out sorted.jsonl
-    """
+    """Sort pictures into classes by their names alone; one JSON line for each picture."""
     from hyperalign.use.classes import read_classes
     from hyperalign.use.classify import LOGIT_SCALE, write_classified
     from hyperalign.use.classify import classify as sort
@@ -97,12 +92,7 @@ def evaluate(  # noqa: PLR0913 – the signature is the list of options
     cache_dir: CacheDir = Path("cache"),
     json: Json = False,
 ) -> None:
-    """Score a model on sets: zero-shot classification of label sets, retrieval of pictures with captions.
-
-    hyperalign evaluate model --on cifar10.tar --on 'coco/test-{00..04}.tar'
-
-    hyperalign evaluate model --on waterbirds/ --metadata metadata.csv --group-by class,place
-    """
+    """Score a model on sets: zero-shot classification of label sets, retrieval of pictures with captions."""
     from hyperalign.show.evaluated import evaluated_table
     from hyperalign.use.evaluate import evaluate as score
     from hyperalign.use.opened import open_model, trained_on
@@ -147,10 +137,7 @@ def index(  # noqa: PLR0913 – the signature is the list of options
     config: Config = None,
     json: Annotated[bool, typer.Option("--json", help="Print the record of the index to stdout.")] = False,
 ) -> None:
-    """Embed pictures so that they can be searched; again, only what is new or has changed.
-
-    hyperalign index model photos/ --to photos.index
-    """
+    """Embed pictures so that they can be searched; again, only what is new or has changed."""
     from hyperalign.use.opened import made_by, open_model
     from hyperalign.use.update import update_gallery
 
@@ -182,10 +169,7 @@ def retrieve(  # noqa: PLR0913 – the signature is the list of options
     trust_code: Trust = False,
     config: Config = None,
 ) -> None:
-    """Find pictures by words or by a picture; one JSON line for each.
-
-    hyperalign retrieve photos.index "a dog in the snow" -k 5
-    """
+    """Find pictures by words or by a picture; one JSON line for each."""
     from hyperalign.use.gallery import open_gallery
     from hyperalign.use.opened import open_again, open_model
     from hyperalign.use.retrieve import retrieve as find

@@ -2,19 +2,14 @@
 
 The page says everything that matters without any script: the answer, the first pairs, the costs. Its own code, in
 `web/`, makes it answer questions; figures are drawn by BokehJS, which comes with the Python package of that name and is
-embedded. The page forbids by its own policy whatever would be loaded, and every script but those it was written with,
-so that a name that slipped through could do nothing; names are escaped besides.
+embedded. A study that was begun for the run has a section of its own.
 """
 
-import base64
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from hyperalign.relimit import open_run
@@ -22,6 +17,8 @@ from hyperalign.run import Run, write_whole
 from hyperalign.show import words
 from hyperalign.show.chances import Chances, pack_chances
 from hyperalign.show.payload import describe
+from hyperalign.show.shell import as_json, fill
+from hyperalign.show.trials import view_study
 from hyperalign.show.view import ABOUT_RATIOS, agreements, costs, draw_board, ratios, totals
 
 __all__ = ["render_page", "write_page"]
@@ -29,8 +26,21 @@ __all__ = ["render_page", "write_page"]
 N_ROWS = 50  # pairs that stand in the page's table before any script runs
 _MANY = 500  # pairs; comparing more than these takes seconds
 _OWN = (  # the page's own code, in the order in which it is read
-    *("words", "run", "order", "limits", "state", "answer", "table", "figures", "points", "heatmap", "curves"),
-    *("ledger", "versus", "drawer", "main"),
+    *(
+        "words",
+        "run",
+        "order",
+        "limits",
+        "state",
+        "answer",
+        "table",
+        "figures",
+        "pointing",
+        "points",
+        "heatmap",
+        "curves",
+    ),
+    *("ledger", "versus", "drawer", "trials", "main"),
 )
 
 Progress = Callable[[str, int, int], None]
@@ -55,14 +65,11 @@ def write_page(run: Run, others: Sequence[Run] = (), *, progress: Progress | Non
 
 def render_page(run: Run, others: Sequence[Run] = ()) -> str:
     """Draw a run, held against others where some are given; nothing but their files goes in."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(
-        {name: getattr(words, name) for name in ("clean", "count", "duration", "flops", "points", "size")}
-    )
-    result, board, chances = run.result, draw_board(run), _chances(run)
+    result, board, chances, study = run.result, draw_board(run), _chances(run), view_study(run.path)
     configuration = json.dumps(result["configuration"], indent=2, ensure_ascii=False, sort_keys=True)
-    library, own = _bokeh(), _own_code()
-    return environment.from_string(_web("report.html.j2")).render(
+    return fill(
+        "report.html.j2",
+        _OWN,
         result=result,
         others=[words.clean(other.result["name"]) for other in others],
         about_ratios=ABOUT_RATIOS,
@@ -70,15 +77,12 @@ def render_page(run: Run, others: Sequence[Run] = ()) -> str:
         board=board,
         configuration="\n".join(words.clean(line) for line in configuration.splitlines()),
         costs=costs(run),
-        dash=words.NONE,
-        data=Markup(_as_json(describe(run, chances, others))),
+        data=as_json({**describe(run, chances, others), "study": None if study is None else study.data}),
         draws=Markup("" if chances is None else chances.draws),
         facts=_facts(result),
         n_rows=N_ROWS,
-        policy=_policy([*library, own]),
         ratios=ratios(run),
-        scripts=[Markup(text) for text in (*library, own)],
-        styles=Markup(_web("report.css")),
+        study=study,
         totals=totals(run),
     )
 
@@ -93,36 +97,6 @@ def _chances(run: Run) -> Chances | None:
     if not (run.path / "hits.safetensors").is_file() or "encoders" not in run.result:
         return None
     return pack_chances(open_run(run))
-
-
-def _web(name: str) -> str:
-    """A file of the page as it is written."""
-    return resources.files(__package__).joinpath("web", name).read_text("utf-8")
-
-
-def _own_code() -> str:
-    """The page's own code as one script with a scope of its own."""
-    return '(() => {\n"use strict";\n' + "\n".join(_web(f"{name}.js") for name in _OWN) + "\n})();"
-
-
-def _bokeh() -> list[str]:
-    """BokehJS as the installed package brings it."""
-    folder = metadata.distribution("bokeh").locate_file("bokeh/server/static/js")
-    scripts = [Path(str(folder), f"{name}.min.js").read_text("utf-8") for name in ("bokeh", "bokeh-api")]
-    return [script.replace("</script", "<\\/script") for script in scripts]
-
-
-def _policy(scripts: list[str]) -> str:
-    """What the page may do: run these scripts, style itself, show pictures that stand in it; load nothing."""
-    digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
-    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
-    return f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:"
-
-
-def _as_json(value: object) -> str:
-    """JSON that cannot end the script element in which it stands."""
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _facts(result: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ from rich.text import Text
 from hyperalign.show.table import Column, fit
 from hyperalign.show.words import NONE, clean, duration
 
-__all__ = ["studied_table"]
+__all__ = ["in_words", "studied_table", "study_lines"]
 
 _SHOWN = 10
 
@@ -28,7 +28,7 @@ def studied_table(record: Mapping[str, Any], *, width: int) -> Group:
     rows = [*front, *(rest if len(record["objectives"]) == 1 else [])][:_SHOWN]
     title = "Best trials" if len(record["objectives"]) == 1 else "Pareto front"
     parts: list[RenderableType] = [_table(title, rows, record["objectives"], width)]
-    parts += [Text(clean(line)) for line in _lines(record, complete)]
+    parts += [Text(clean(line)) for line in study_lines(record)]
     return Group(*parts)
 
 
@@ -38,19 +38,26 @@ def _table(title: str, rows: Sequence[Mapping[str, Any]], objectives: Sequence[s
         columns.append(Column(name, [f"{row['values'][place]:.4g}" for row in rows], left=False, goes=0))
     names = list(dict.fromkeys(name for row in rows for name in row["params"]))
     for number, name in enumerate(names, start=1):
-        cells = [_in_words(row["params"].get(name)) for row in rows]
+        cells = [in_words(row["params"].get(name)) for row in rows]
         columns.append(Column(name.replace("_", " "), cells, left=True, goes=number))
     columns.append(Column("time", [duration(row["seconds"]) for row in rows], left=False, goes=len(names) + 1))
     return fit(title, columns, width=width, more=[])
 
 
-def _in_words(value: Any) -> str:
+def in_words(value: Any) -> str:
+    """A parameter's value: a number to four figures, a choice by its name; – where there is none."""
     if value is None:
         return NONE
     return f"{value:.4g}" if isinstance(value, float) else clean(value)
 
 
-def _lines(record: Mapping[str, Any], complete: Sequence[Mapping[str, Any]]) -> list[str]:
+def study_lines(record: Mapping[str, Any]) -> list[str]:
+    """What else there is to say of a study: states, what mattered, what it cost, and why it ended.
+
+    Args:
+        record: `study.json`; names in it are untrusted.
+    """
+    complete = [trial for trial in record["trials"] if trial["values"]]
     states = ", ".join(f"{count} {state}" for state, count in record["n_trials"].items())
     lines = [f"trials: {states or 'none'}"]
     if record["n_given_back"]:

@@ -24,13 +24,12 @@ from hyperalign.record import to_json
 from hyperalign.request import SearchConfig, from_record
 from hyperalign.run import create_folder, log_event, read_log, write_whole
 from hyperalign.study.asked import StudyConfig
+from hyperalign.study.kept import FORMAT, RECORD, read_study
 from hyperalign.study.outcome import best_trials, describe, metric_names, trial_in_words, write_best
 from hyperalign.study.pairs import open_pairs, pairs_task
 from hyperalign.study.samplers import make_pruner
 from hyperalign.study.seats import finished, give_back_lost, put_seats, waiting, without_others
 from hyperalign.study.storage import (
-    FORMAT,
-    check_mark,
     create_study,
     dashboard_words,
     load_study,
@@ -43,11 +42,10 @@ from hyperalign.study.task import Task
 from hyperalign.study.tuning import knobs_of, training_task
 from hyperalign.study.work import STOP, Bench, Callback, give_up_if_all_fail, reason_to_stop, together, work
 
-__all__ = ["Opened", "Place", "begin", "best_commands", "find_study", "go_on", "hint", "read_study"]
+__all__ = ["Opened", "Place", "begin", "best_commands", "find_study", "go_on", "hint"]
 
 Progress = Callable[[str, int, int], None]
 Say = Callable[[str], None]
-RECORD = "study.json"
 _WARM = 5  # best trials of another study
 
 
@@ -188,28 +186,6 @@ def go_on(folder: Path, place: Place, changes: Mapping[str, Any], callbacks: Seq
     _write(folder, {**record, "asked": asdict(asked), "status": "running"})
     log_event(folder, "study resumed", pid=os.getpid())
     return _conduct(study, folder, url, asked, config, opened, place, callbacks)
-
-
-def read_study(folder: Path) -> dict[str, Any]:
-    """`study.json` of a study, finished or not.
-
-    Raises:
-        FileNotFoundError: If the folder is not there or holds no study.
-        ValueError: If the record is damaged or of another release.
-    """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no study at {folder}: there is no such folder")
-    path = folder / RECORD
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} is not a study: it has no {RECORD}; give a folder that `study` has made")
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be read as JSON ({error}); the study must be made again") from None
-    check_mark(record, str(path))
-    if not {"configuration", "asked", "storage", "name", "inputs"} <= set(record):
-        raise ValueError(f"{path} is not the record of a study: it says not what was asked; begin a new study")
-    return dict(record)
 
 
 def find_study(out: Path, *, pid: int) -> Path | None:

@@ -64,6 +64,7 @@ class Findings(TypedDict):
             objective alone.
         importances: By parameter, in [0, 1] and 1 in sum: how much of the score a parameter explains (PED-ANOVA);
             empty below four finished trials.
+        scales: By parameter how it was drawn: `linear`, `log` or `choices`.
         spent_tflop: FLOPs of all finished trials, by what they went to: embedding, search, and those that were pruned.
         stopped: Why no further trial was begun; empty where all were done.
     """
@@ -76,6 +77,7 @@ class Findings(TypedDict):
     best: list[int]
     history: list[tuple[int, float]]
     importances: dict[str, float]
+    scales: dict[str, str]
     spent_tflop: dict[str, float]
     stopped: str
 
@@ -118,6 +120,7 @@ def describe(study: optuna.Study, asked: StudyConfig, *, stopped: str = "") -> F
         "best": [trial.number for trial in best_trials(study)],
         "history": _history(trials) if len(asked.objectives) == 1 else [],
         "importances": _importances(study),
+        "scales": _scales(trials),
         "spent_tflop": _spent(records),
         "stopped": stopped,
     }
@@ -223,6 +226,15 @@ def _importances(study: optuna.Study) -> dict[str, float]:
     except (ValueError, RuntimeError):  # no parameter that all trials have
         return {}
     return {name: round(float(share), 4) for name, share in found.items()}
+
+
+def _scales(trials: Sequence[FrozenTrial]) -> dict[str, str]:
+    """How each parameter was drawn."""
+    drawn = {name: found for trial in trials for name, found in trial.distributions.items()}
+    return {
+        name: "choices" if hasattr(found, "choices") else "log" if found.log else "linear"
+        for name, found in drawn.items()
+    }
 
 
 def _spent(records: Sequence[TrialRecord]) -> dict[str, float]:

@@ -20,11 +20,10 @@ from optuna.storages.journal import JournalFileBackend
 
 from hyperalign import __version__
 from hyperalign.embed.locks import owned
+from hyperalign.study.kept import FORMAT, check_mark
 from hyperalign.study.seats import GRACE, give_back
 
 __all__ = [
-    "FORMAT",
-    "check_mark",
     "create_study",
     "dashboard_words",
     "load_study",
@@ -34,7 +33,6 @@ __all__ = [
     "shown",
 ]
 
-FORMAT = 1  # of what a study's attributes and `study.json` say
 MARK = "hyperalign"
 _FIRST = b'{"op_code":'  # of a journal
 HEARTBEAT = 20  # seconds; of databases, where a worker's lock cannot be seen
@@ -153,21 +151,6 @@ def load_study(storage: optuna.storages.BaseStorage, name: str) -> optuna.Study:
         time.sleep(0.1)
     check_mark(study.user_attrs.get(MARK), f"the study {name!r}")
     return study
-
-
-def check_mark(mark: Any, what: str) -> None:
-    """Refuse what this release cannot read.
-
-    Raises:
-        ValueError: If it is not marked as ours, or in another form.
-    """
-    if not isinstance(mark, Mapping) or "format" not in mark:
-        raise ValueError(f"{what} was not made by `hyperalign study`; give another --name")
-    if mark["format"] != FORMAT:
-        raise ValueError(
-            f"{what} was made by hyperalign {mark.get('version', '?')} in form {mark['format']}, and this release "
-            f"reads form {FORMAT}; go on with that release, or begin a new study"
-        )
 
 
 def shown(url: str) -> str:

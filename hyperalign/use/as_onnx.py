@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnxruntime
@@ -26,7 +26,7 @@ from hyperalign.use.dual import DualEncoder
 from hyperalign.use.joint import Joint, join_images, join_texts
 from hyperalign.use.probes import hold_against, in_float32, probe_captions, probe_pictures
 
-__all__ = ["write_onnx"]
+__all__ = ["Recurrent", "write_onnx"]
 
 _ANY = torch.export.Dim.DYNAMIC
 _TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -95,16 +95,18 @@ class _Captions(nn.Module):
     def __init__(self, model: DualEncoder) -> None:
         super().__init__()
         self.network = model.text.network
-        self.steps = nn.ModuleList(self.network.children())
+        kinds = [type(step).__name__ for step in self.network.children()]
+        self.steps = nn.ModuleList(
+            Recurrent(step) if kind == "LSTM" else step
+            for kind, step in zip(kinds, self.network.children(), strict=True)
+        )
         self.joint: Joint = model.joint
         self.width = model.text.facts.embed_dim
-        kinds = [type(step).__name__ for step in self.steps]
         self.static = kinds[0] == "StaticEmbedding"
-        readable = self.static or kinds[0] in ("Transformer", "WordEmbeddings")
-        if not readable or "LSTM" in kinds:
+        if not self.static and kinds[0] not in ("Transformer", "WordEmbeddings"):
             raise ValueError(
-                f"encoder {model.text.spec.name!r} is made of {', '.join(kinds)}, and ONNX takes transformers, "
-                "static and word embeddings; export without --format, or for sentence-transformers"
+                f"encoder {model.text.spec.name!r} begins with {kinds[0]}, and ONNX takes transformers, static and "
+                "word embeddings; export without --format, or for sentence-transformers"
             )
         network: Any = model.text.network
         default = network.prompts.get(network.default_prompt_name) or ""
@@ -142,6 +144,49 @@ class _Captions(nn.Module):
         mask = features["attention_mask"].unsqueeze(2).float()
         total = (nn.functional.embedding(features["input_ids"], table) * mask).sum(1)
         return {**features, "sentence_embedding": total / mask.sum(1).clamp_min(1)}
+
+
+class Recurrent(nn.Module):
+    """An LSTM over padded tokens (B, L), which gives what packed ones give; ONNX has no packed ones.
+
+    Read backwards, a caption begins at its own last token and not at the padding: its tokens are turned around within
+    its length, and what is made of them is turned back.
+    """
+
+    def __init__(self, step: Any) -> None:
+        """The layers of an LSTM of sentence-transformers, a network for each direction."""
+        super().__init__()
+        source, self.layers = step.encoder, nn.ModuleList()
+        for layer in range(source.num_layers):
+            ways = [f"_l{layer}", f"_l{layer}_reverse"][: 1 + source.bidirectional]
+            self.layers.append(nn.ModuleList(_one_way(source, way) for way in ways))
+
+    def forward(self, features: dict[str, Any]) -> dict[str, Any]:
+        """States (B, L, D) of the tokens; those of the padding mean nothing."""
+        states: Tensor = features["token_embeddings"]
+        lengths = features["attention_mask"].sum(1, keepdim=True)
+        places = torch.arange(states.shape[1], device=states.device).unsqueeze(0)
+        turned = torch.where(places < lengths, lengths - 1 - places, places)
+        for layer in self.layers:
+            there, *back = cast("nn.ModuleList", layer)
+            made = [there(states)[0], *(_turn(one(_turn(states, turned))[0], turned) for one in back)]
+            states = torch.cat(made, dim=2)
+        return {**features, "token_embeddings": states}
+
+
+def _one_way(source: nn.LSTM, way: str) -> nn.LSTM:
+    """One layer of an LSTM in one direction."""
+    weights = {
+        f"{kind}_l0": getattr(source, f"{kind}{way}") for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    }
+    one = nn.LSTM(weights["weight_ih_l0"].shape[1], source.hidden_size, batch_first=True)
+    one.load_state_dict(weights)
+    return one
+
+
+def _turn(states: Tensor, places: Tensor) -> Tensor:
+    """(B, L, D) states in another order of each caption's tokens, (B, L)."""
+    return states.gather(1, places.unsqueeze(2).expand(-1, -1, states.shape[2]))
 
 
 def _trace(name: str, module: nn.Module, given: Mapping[str, Tensor], path: Path, output: str) -> None:

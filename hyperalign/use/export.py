@@ -129,7 +129,7 @@ def _write(  # noqa: PLR0913 - what is written, where, and who is told
 def _config(chosen: Chosen) -> dict[str, object]:
     """What `hyperalign.json` says beside the encoders and the connector."""
     result = chosen.run.result
-    made = {key: result.get(key) for key in ("name", "started", "versions", "commit")}
+    made = {key: result.get(key) for key in ("name", "started", "seeds", "versions", "commit")}
     return {
         "pair": chosen.name,
         "method": chosen.row["method"],

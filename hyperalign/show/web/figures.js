@@ -1,5 +1,7 @@
 // What all figures share: BokehJS in the colours of the page, a word at the pointer, and being drawn when looked at.
 
+const MOST_SELECTED = 8; // as many as there are colours for them
+
 const look = {};
 function readLook() {
   const style = getComputedStyle(document.documentElement);
@@ -133,9 +135,29 @@ function newTip(place) {
   };
 }
 
-// What a pair says of itself at the pointer.
-function tipOf(pair) {
-  const interval = column("score_low")[pair] == null ? "" : ` (${tenths(column("score_low")[pair])}–${tenths(column("score_high")[pair])})`;
-  return [`${IMAGE[pair]} + ${TEXT[pair]}`, `score ${points(column("score")[pair])}${interval}`,
-    `${count(ofImage("n_params")[pair])} + ${count(ofText("n_params")[pair])} parameters`];
+// From the least to the most, with a margin.
+function rangeOf(values, isLog) {
+  const ends = [Math.min(...values), Math.max(...values)].map((end) => (isLog ? Math.log(end) : end)), room = 0.06 * (ends[1] - ends[0]) || 0.5;
+  const [start, end] = [ends[0] - room, ends[1] + room].map((place) => (isLog ? Math.exp(place) : place));
+  return new Bokeh.Range1d({ start, end });
+}
+
+// Names beside rows or columns, the first at the start of the axis.
+function labelAxis(axis, names, turn) {
+  const most = isNarrow() ? 16 : 48;
+  axis.ticker = new Bokeh.Models.FixedTicker({ ticks: names.map((_, k) => k + 0.5), minor_ticks: [] });
+  axis.major_label_overrides = new Map(names.map((one, k) => [k + 0.5, one.length > most ? `${one.slice(0, most - 1)}…` : one]));
+  axis.major_label_orientation = turn;
+  axis.major_tick_line_color = null;
+  axis.axis_line_color = null;
+}
+
+// Colours between the stops of a ramp.
+function shades(stops, n) {
+  const parts = stops.map((color) => [1, 3, 5].map((k) => parseInt(color.slice(k, k + 2), 16)));
+  return Array.from({ length: n }, (_, k) => {
+    const along = (k / (n - 1)) * (parts.length - 1), first = Math.min(Math.floor(along), parts.length - 2);
+    const mix = parts[first].map((from, c) => Math.round(from + (along - first) * (parts[first + 1][c] - from)));
+    return `#${mix.map((value) => value.toString(16).padStart(2, "0")).join("")}`;
+  });
 }

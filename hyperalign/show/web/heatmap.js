@@ -35,10 +35,10 @@ function drawHeatmap(place) {
   });
   figure.on_event("mouseleave", tip.hide);
   figure.on_event("tap", (event) => {
-    const pair = pairAt(event.x, event.y), more = event.modifiers?.shift || event.modifiers?.ctrl;
-    if (pair != null) change(({ selected }) => ({ selected: toggled(selected, pair, more), open: pair }));
+    const pair = pairAt(event.x, event.y);
+    if (pair != null) onPair.tap(pair, wantsMore(event));
   });
-  walk(place, () => everyPair.filter((pair) => score[pair] != null).sort((a, b) => middle(b)[1] - middle(a)[1] || middle(a)[0] - middle(b)[0]));
+  walk(place, () => everyPair.filter((pair) => score[pair] != null).sort((a, b) => middle(b)[1] - middle(a)[1] || middle(a)[0] - middle(b)[0]), onPair);
   Bokeh.Plotting.show(figure, inner);
   place.setAttribute("aria-label", `Scores of all pairs. Image encoders from the best: ${images.slice(0, 5).map((k) => run.images.name[k]).join(", ")}. Text encoders from the best: ${texts.slice(0, 5).map((k) => run.texts.name[k]).join(", ")}.`);
   return {
@@ -61,24 +61,4 @@ function sideOrder(places, n) {
   places.forEach((place, pair) => { if (column("score")[pair] != null) sums[place].push(column("score")[pair]); });
   const mean = sums.map(meanOf);
   return [...mean.keys()].filter((k) => mean[k] != null).sort((a, b) => mean[b] - mean[a] || a - b);
-}
-
-// Names beside rows or columns, the first at the start of the axis.
-function labelAxis(axis, names, turn) {
-  const most = isNarrow() ? 16 : 48;
-  axis.ticker = new Bokeh.Models.FixedTicker({ ticks: names.map((_, k) => k + 0.5), minor_ticks: [] });
-  axis.major_label_overrides = new Map(names.map((one, k) => [k + 0.5, one.length > most ? `${one.slice(0, most - 1)}…` : one]));
-  axis.major_label_orientation = turn;
-  axis.major_tick_line_color = null;
-  axis.axis_line_color = null;
-}
-
-// Colours between the stops of a ramp.
-function shades(stops, n) {
-  const parts = stops.map((color) => [1, 3, 5].map((k) => parseInt(color.slice(k, k + 2), 16)));
-  return Array.from({ length: n }, (_, k) => {
-    const along = (k / (n - 1)) * (parts.length - 1), first = Math.min(Math.floor(along), parts.length - 2);
-    const mix = parts[first].map((from, c) => Math.round(from + (along - first) * (parts[first + 1][c] - from)));
-    return `#${mix.map((value) => value.toString(16).padStart(2, "0")).join("")}`;
-  });
 }

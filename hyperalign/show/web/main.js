@@ -57,6 +57,7 @@ function start() {
   if (run.curves.length) addDrawing("figure-training", drawTraining);
   addDrawing("figure-ledger", drawLedger);
   drawVersus();
+  showStudy(run.study);
   byId("size").replaceChildren(...SIZES.map(({ key, label }) => el("option", { value: key }, label)));
   byId("size").addEventListener("change", (event) => { change(() => ({ size: event.target.value })); redrawFigures(); });
   addEventListener("hashchange", () => (byId(location.hash.slice(1)) ? writeAddress() : restore())); // a link within the page

@@ -22,7 +22,8 @@ function pointFigure(place, figure, x, y, isLog) {
   place.replaceChildren(inner);
   const tip = newTip(place);
   let shown = known;
-  listen(place, figure, tip, () => shown, x, y, isLog);
+  listen(place, figure, tip, { shown: () => shown, x, y, isLog }, onPair);
+  walk(place, () => [...shown].sort((a, b) => x[a] - x[b] || y[a] - y[b]), onPair);
   return {
     inner,
     addPicked: () => figure.scatter({ x: { field: "x" }, y: { field: "y" }, source: picked, size: size + 6, fill_color: { field: "color" }, line_color: look.ground, line_width: 2 }),
@@ -38,59 +39,20 @@ function pointFigure(place, figure, x, y, isLog) {
   };
 }
 
-// From the least to the most, with a margin.
-function rangeOf(values, isLog) {
-  const ends = [Math.min(...values), Math.max(...values)].map((end) => (isLog ? Math.log(end) : end)), room = 0.06 * (ends[1] - ends[0]) || 0.5;
-  const [start, end] = [ends[0] - room, ends[1] + room].map((place) => (isLog ? Math.exp(place) : place));
-  return new Bokeh.Range1d({ start, end });
+// What a pair says of itself at the pointer.
+function tipOf(pair) {
+  const interval = column("score_low")[pair] == null ? "" : ` (${tenths(column("score_low")[pair])}–${tenths(column("score_high")[pair])})`;
+  return [`${IMAGE[pair]} + ${TEXT[pair]}`, `score ${points(column("score")[pair])}${interval}`,
+    `${count(ofImage("n_params")[pair])} + ${count(ofText("n_params")[pair])} parameters`];
 }
 
-// The pair nearest to the pointer, if it is near; and the same by arrow keys, from left to right.
-function listen(place, figure, tip, shown, x, y, isLog) {
-  const scale = (value) => (isLog ? Math.log(value) : value);
-  const pixels = (event, pair) => {
-    const { x_range: across, y_range: up } = figure;
-    const dx = ((scale(x[pair]) - scale(event.x)) / (scale(across.end) - scale(across.start))) * figure.inner_width;
-    const dy = ((y[pair] - event.y) / (up.end - up.start)) * figure.inner_height;
-    return { dx, dy, far: Math.hypot(dx, dy) };
-  };
-  const nearest = (event) => {
-    let best = null, least = 18;
-    for (const pair of shown()) {
-      const { far } = pixels(event, pair);
-      if (far < least) [best, least] = [pair, far];
-    }
-    return best;
-  };
-  figure.on_event("mousemove", (event) => {
-    const pair = nearest(event);
-    place.classList.toggle("pointing", pair != null);
-    if (pair == null) tip.hide();
-    else tip.show(tipOf(pair), event.sx + pixels(event, pair).dx, event.sy - pixels(event, pair).dy);
-  });
-  figure.on_event("mouseleave", tip.hide);
-  figure.on_event("tap", (event) => {
-    const pair = nearest(event), more = event.modifiers?.shift || event.modifiers?.ctrl;
-    if (pair != null) change(({ selected }) => ({ selected: toggled(selected, pair, more), open: pair }));
-  });
-  walk(place, () => [...shown()].sort((a, b) => x[a] - x[b] || y[a] - y[b]));
-}
-
-// Arrow keys go from pair to pair and say each; Enter opens it.
-function walk(place, inOrder) {
-  let here = -1;
-  place.onkeydown = (event) => {
-    const step = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1 }[event.key], pairs = inOrder();
-    if (step && pairs.length) {
-      here = (here + step + pairs.length) % pairs.length;
-      const pair = pairs[here];
-      announce(tipOf(pair).join(", "));
-      change(() => ({ selected: [pair] }));
-    } else if (event.key === "Enter" && pairs[here] != null) change(() => ({ open: pairs[here] }));
-    else return;
-    event.preventDefault();
-  };
-}
+// What is done with a pair that is pointed at.
+const onPair = {
+  about: tipOf,
+  tap: (pair, more) => change(({ selected }) => ({ selected: toggled(selected, pair, more), open: pair })),
+  reach: (pair) => change(() => ({ selected: [pair] })),
+  open: (pair) => change(() => ({ open: pair })),
+};
 
 function drawScatter(place, state) {
   const size = SIZES.find(({ key }) => key === state.size) ?? SIZES[0], score = column("score");

@@ -11,8 +11,6 @@ const everyPair = Array.from({ length: nPairs }, (_, pair) => pair);
 
 const paramsOf = everyPair.map((pair) => run.images.n_params[run.image[pair]] + run.texts.n_params[run.text[pair]]);
 
-const known = (values) => values.filter((value) => value != null);
-
 // Whether any pair has a number there.
 const isKnown = (values) => values.some((value) => value != null && value !== "");
 

@@ -1,7 +1,6 @@
 // What the reader has asked for, and the page's address, which keeps it.
 
 const START = { limits: {}, licences: [], query: "", sort: "position", falling: false, shown: null, selected: [], open: null, page: 0, size: "budget" };
-const MOST_SELECTED = 8;
 let state = { ...START };
 
 function readAddress() {

@@ -24,6 +24,8 @@ const times = (ratio) => (Number.isFinite(ratio) ? `${ratio >= 99.5 ? ratio.toFi
 const signed = (value) => (value == null ? NONE : `${value > 0 ? "+" : value < 0 ? "−" : "±"}${Math.abs(value).toFixed(2)}`);
 const several = (number, what) => `${whole(number)} ${what}${number === 1 ? "" : "s"}`;
 
+const known = (values) => values.filter((value) => value != null);
+
 // An element with attributes, listeners (onclick, …) and children; strings become text.
 function el(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
