@@ -169,7 +169,7 @@ def test_a_study_ends_at_its_target_or_when_nothing_gets_better(
 def test_no_trial_begins_after_the_deadline(tmp_path: Path) -> None:
     study = begin(tmp_path)
 
-    work(bench_of(study, tmp_path)._replace(deadline=time.time()), toy())
+    work(bench_of(study, tmp_path)._replace(deadline=time.monotonic()), toy())
 
     assert not finished(study)
     assert len(waiting(study)) == N_TRIALS
