@@ -17,7 +17,7 @@ import re
 import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,10 +26,11 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from hyperalign.embed.locks import owned_now
-from hyperalign.embed.shards import read_record, write_record
+from hyperalign.embed.shards import read_record, unwritten, write_record
 from hyperalign.ledger import Line
 from hyperalign.machine import find_commits, find_hardware, find_versions
 from hyperalign.record import LATE_COLUMNS, LEADERBOARD_COLUMNS, LEDGER_COLUMNS, WORD_COLUMNS, Result, to_json
@@ -243,10 +244,14 @@ def log_event(run: Path, event: str, **facts: Any) -> None:
     """Append one line to `log.jsonl`; it is on its way to the disk when this returns."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     line = (to_json({"time": now, "event": event, **facts}) + "\n").encode()
-    with (run / "log.jsonl").open("ab+") as log:
-        if log.tell() and (log.seek(-1, os.SEEK_END), log.read(1))[1] != b"\n":
-            line = b"\n" + line  # whoever wrote the last line was killed in the middle of it
-        log.write(line)
+    path = run / "log.jsonl"
+    try:
+        with path.open("ab+") as log:
+            if log.tell() and (log.seek(-1, os.SEEK_END), log.read(1))[1] != b"\n":
+                line = b"\n" + line  # whoever wrote the last line was cut off in the middle of it
+            log.write(line)
+    except OSError as error:
+        raise unwritten(path, error) from None
 
 
 def save_stage(run: Path, name: str, *, tensors: Mapping[str, ArrayLike], record: Mapping[str, Any]) -> None:
@@ -414,5 +419,8 @@ def drafted(path: Path) -> Iterator[Path]:
         with draft.open("rb+") as file:
             os.fsync(file.fileno())
         draft.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise unwritten(path, error) from None
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):  # a disk that turned read-only keeps the draft
+            draft.unlink(missing_ok=True)

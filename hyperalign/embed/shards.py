@@ -11,6 +11,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ __all__ = [
     "read_record",
     "record_fault",
     "store_dtype",
+    "unwritten",
     "write_part",
     "write_record",
 ]
@@ -260,11 +262,15 @@ def _write(path: Path, data: bytes | memoryview) -> None:
         draft.replace(path)
         _flush_folder(path.parent)
     except OSError as error:
-        draft.unlink(missing_ok=True)
-        reason = error.strerror or str(error)
-        raise OSError(
-            f"could not write {path}: {reason}; make room or choose another folder, what is finished is kept"
-        ) from None
+        with suppress(OSError):  # a disk that turned read-only keeps the draft
+            draft.unlink(missing_ok=True)
+        raise unwritten(path, error) from None
+
+
+def unwritten(path: Path, error: Exception) -> OSError:
+    """The sentence of a file that could not be written."""
+    reason = getattr(error, "strerror", None) or str(error)
+    return OSError(f"could not write {path}: {reason}; make room or choose another folder, what is finished is kept")
 
 
 def _flush_folder(folder: Path) -> None:

@@ -73,7 +73,8 @@ def _faults(folder: Path) -> Iterator[str]:
         if problem:
             yield problem
     if manifest is None:
-        yield record_fault(folder / "manifest.json") if (folder / "manifest.json").exists() else "unfinished"
+        fault = record_fault(folder / "manifest.json")
+        yield fault if fault and (folder / "manifest.json").exists() else "unfinished"
         return
     for part in map(Part.from_record, manifest["parts"]):
         if part.file not in known:

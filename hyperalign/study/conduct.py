@@ -7,6 +7,7 @@ The folder of a study holds `study.json` (what was asked and what came of it), t
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -148,7 +149,7 @@ def begin(
             )
     except (ValueError, OSError):
         if new:
-            folder.rmdir()  # nothing was begun
+            shutil.rmtree(folder, ignore_errors=True)  # nothing was begun
         raise
     with quiet():
         _set_front(study, asked, config, folder)

@@ -5,11 +5,12 @@ program, at a path of the machine that wrote it, or on a hub, pinned to a commit
 bytes or an error.
 """
 
+import errno
 import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from glob import escape
 from pathlib import Path
@@ -22,6 +23,7 @@ import hyperalign
 from hyperalign.align.solution import Solution
 from hyperalign.embed.identity import identity
 from hyperalign.embed.locks import owned_file
+from hyperalign.embed.shards import unwritten
 from hyperalign.embed.zoo import EncoderSpec, zoo_folder
 from hyperalign.packing import pack
 from hyperalign.record import to_json
@@ -80,9 +82,14 @@ def drafted_folder(folder: Path) -> Iterator[Path]:
             yield draft
             refuse_full(folder)
             draft.replace(folder)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):  # those of a copy name its source
+                raise unwritten(folder, error) from None
+            raise
         finally:
             shutil.rmtree(draft, ignore_errors=True)
-            lock.unlink(missing_ok=True)
+            with suppress(OSError):
+                lock.unlink(missing_ok=True)
 
 
 def _sweep(folder: Path) -> None:

@@ -236,11 +236,9 @@ def finished_shards(cache: Path) -> dict[str, Fingerprint]:
     for record in cache.glob("*--*--*/part-*.json"):
         facts = read_record(record)
         if facts is not None and damage(record.parent, Part.from_record(facts)) is None:
-            path = record.with_suffix(".npy")
+            path, n_rows = record.with_suffix(".npy"), facts["stop"] - facts["start"]
             fact = path.stat()
-            found[str(path.relative_to(cache))] = Fingerprint(
-                facts["stop"] - facts["start"], fact.st_ino, fact.st_mtime_ns, digest_of(path)
-            )
+            found[str(path.relative_to(cache))] = Fingerprint(n_rows, fact.st_ino, fact.st_mtime_ns, digest_of(path))
     return found
 
 

@@ -1,5 +1,9 @@
 """`kill -9` at moments drawn over the length of an undisturbed run: the same command goes on, to the same end."""
 
+import random
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,6 +13,7 @@ import pytest
 from hyperalign.run import finished_stages, read_result, same_table
 from hyperalign.study.conduct import read_study
 from trust.conftest import Tally
+from trust.deeds import NAMES, assert_done_again, commands, run
 from trust.harm import (
     asked,
     command,
@@ -32,13 +37,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Encoders that embed, encoders that are rows, and their pairs."""
     warm()
     return write_embedding_world(tmp_path_factory.mktemp("kills") / "world")
-
-
-def run(words: Sequence[str | Path], said: Path, counts: Path | None = None) -> float:
-    """Run a command undisturbed; its seconds."""
-    begin = time.perf_counter()
-    assert fork(command(words, counts=counts), said).wait() == 0, said.read_text()[-3000:]
-    return time.perf_counter() - begin
 
 
 def kills(words: Callable[[Path], Sequence[str | Path]], folder: Path, n: int, seconds: float) -> list[Path]:
@@ -115,7 +113,8 @@ def test_a_search_killed_at_any_moment_goes_on_in_its_folder_and_trains_nothing_
         assert all(same_table(first.parent, one.parent) for one in found if one.parent.name != "cut")
         if begun and not done:
             after = [str(event["name"]) for event in events(found[0].parent, "stage")]
-            assert len(after) == len(set(after)) and after[: len(stages)] == stages, "a stage was made twice"
+            assert len(after) == len(set(after)), "a stage was made twice"
+            assert after[: len(stages)] == stages
             assert not [*found[0].parent.glob(".*")], "something is left of what was killed"
             n_gone_on += 1
         n_done += done
@@ -132,7 +131,7 @@ def test_a_study_killed_at_any_moment_goes_on_and_loses_and_doubles_no_trial(
 ) -> None:
     cache, n = tmp_path / "cache", n if n < 100 else n // 2  # of each storage
     (tmp_path / "run.toml").write_text("[train]\nn_steps = 20\nbatch_size = 16\n")
-    how = ["--config", tmp_path / "run.toml", "--trials", "5", "--pruner", "none", "--storage", storage]
+    how = ["--config", str(tmp_path / "run.toml"), "--trials", "5", "--pruner", "none", "--storage", storage]
     how += ["--space", "learning_rate=1e-3:1e-1:log"]
 
     def study(place: Path) -> list[str | Path]:
@@ -202,3 +201,42 @@ def files_of(folder: Path) -> dict[str, str]:
     """Digest of every file below a folder, the card aside, which names the folder's command."""
     paths = (path for path in folder.rglob("*") if path.is_file() and path.name != "README.md")
     return {str(path.relative_to(folder)): digest_of(path) for path in paths}
+
+
+@pytest.mark.trust
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_real_command_that_is_killed_goes_on(name: str, world: Path, tmp_path: Path, tally: Tally) -> None:
+    words, n, rng = commands(world, tmp_path)[name], 5, random.Random(3)
+
+    def start(place: Path) -> "subprocess.Popen[bytes]":
+        line = [sys.executable, "-m", "hyperalign", *map(str, words(place))]
+        with (place / "said").open("ab") as said:
+            return subprocess.Popen(line, stdout=said, stderr=said)
+
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    begin = time.perf_counter()
+    assert start(whole).wait() == 0
+    seconds, n_hit = time.perf_counter() - begin, 0
+
+    for number in range(n):
+        place = tmp_path / f"{number}"
+        place.mkdir()
+        process = start(place)
+        time.sleep(rng.uniform(0.5, 1) * seconds)  # before that it imports
+        process.kill()
+        n_hit += process.wait() == -signal.SIGKILL
+        assert unsound_in_cache(place / "cache", whole / "cache") == []
+        assert unsound_in_runs(place / "reports") == []
+        before = finished_shards(place / "cache")
+        if not (place / "model").exists():
+            assert start(place).wait() == 0, (place / "said").read_text()[-3000:]
+        after = finished_shards(place / "cache")
+        assert {shard: after[shard] for shard in before} == before
+        if name != "embed":
+            assert_done_again(name, place, whole, before, place / "none")
+        assert unsound_in_cache(place / "cache", whole / "cache") == []
+
+    assert n_hit
+    tally.add("faults", f"kill -9 of a process of its own during {name}", done=n_hit, survived=n_hit)
