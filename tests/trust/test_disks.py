@@ -60,7 +60,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 def remount(disk: Path, how: str) -> bool:
     """Change a mounted disk; whether that was possible now."""
-    words = ["mount", "-o", f"remount,{how}", disk]
+    words = ["mount", "-o", f"remount,{how}", str(disk)]
     return subprocess.run(words, capture_output=True, check=False).returncode == 0
 
 
@@ -167,7 +167,7 @@ def test_what_rots_in_the_cache_is_named_and_no_more_than_that_is_made_again(
     n: int, world: Path, tmp_path: Path, tally: Tally
 ) -> None:
     cache, said = tmp_path / "cache", tmp_path / "said"
-    embed = ["embed", *asked(world, "nets"), "--cache-dir", cache]
+    embed: list[str | Path] = ["embed", *asked(world, "nets"), "--cache-dir", cache]
     run(embed, said)
     subprocess.run(["cp", "-a", cache, tmp_path / "whole"], check=True)
     rng, files = random.Random(0), sorted(cache.glob("*--*--*/*"))

@@ -1,4 +1,4 @@
-"""Long runs: a NaN late in the data costs its item and no more; ten thousand steps take no more memory than a thousand."""
+"""Long runs: a NaN late in the data costs its item and no more, and ten thousand steps need no more memory."""
 
 import math
 from pathlib import Path
@@ -87,7 +87,15 @@ def test_a_nan_late_in_the_data_costs_its_item_and_not_the_run(
 ) -> None:
     warm()
     write_late_fault(tmp_path, n_train, at)
-    words = ["search", "--zoo", tmp_path / "zoo.toml", "--data", tmp_path / "pairs.csv", "--verify", "1"]
+    words: list[str | Path] = [
+        "search",
+        "--zoo",
+        tmp_path / "zoo.toml",
+        "--data",
+        tmp_path / "pairs.csv",
+        "--verify",
+        "1",
+    ]
 
     run([*words, "--cache-dir", tmp_path / "cache", "--out", tmp_path / "reports"], tmp_path / "said")
 
