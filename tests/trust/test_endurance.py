@@ -97,7 +97,7 @@ def test_a_nan_late_in_the_data_costs_its_item_and_not_the_run(
         "1",
     ]
 
-    run([*words, "--cache-dir", tmp_path / "cache", "--out", tmp_path / "reports"], tmp_path / "said")
+    run([*words, "--verify", "1", "--cache-dir", tmp_path / "cache", "--out", tmp_path / "reports"], tmp_path / "said")
 
     found = load_run(next((tmp_path / "reports").glob("*")))
     assert math.isfinite(found.leaderboard["score"].iloc[0])

@@ -72,7 +72,8 @@ def test_processes_on_one_study_lose_and_double_no_trial_though_one_is_killed(
         "--sampler",
         "random",
     ]
-    how += ["--space", "learning_rate=1e-3:1e-1:log", "--storage", "journal", "--cache-dir", tmp_path / "cache"]
+    how += ["--sampler", "random", "--space", "learning_rate=1e-3:1e-1:log", "--storage", "journal"]
+    how += ["--cache-dir", tmp_path / "cache"]
     begun: list[str | Path] = ["study", *asked(world, "zoo"), *how, "--out"]
     seconds = run([*begun, tmp_path / "whole"], tmp_path / "said")
     undisturbed, rng, n_killed = trials_of(tmp_path / "whole"), random.Random(0), 0
