@@ -7,6 +7,7 @@ is, and the ledger says what it cost beside what the baseline's grid would have 
 import hashlib
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +30,7 @@ from hyperalign.board import Tested, append_left, compare, evaluate, score_witho
 from hyperalign.candidates import Candidates, find_candidates, recall_latency
 from hyperalign.ceiling import score_ceiling
 from hyperalign.embed.data import Dataset, LabelSet
+from hyperalign.embed.locks import Claim
 from hyperalign.forecast import hollow_grid
 from hyperalign.grids import Prepared, note_near_duplicates, open_grids
 from hyperalign.ladder import Ladder
@@ -39,14 +41,17 @@ from hyperalign.prepare import Job, embedding_jobs, fill_cache, open_data
 from hyperalign.promote import is_worthwhile, narrow, promote, promotion_record, saved_in_words
 from hyperalign.rank.ranking import answer
 from hyperalign.record import Result
-from hyperalign.request import METHODS, SearchConfig
+from hyperalign.request import METHODS, SearchConfig, from_record
 from hyperalign.run import (
+    at_work_on,
     create_run,
     earlier_seconds,
+    find_cut_short,
     finish_run,
     load_stage,
     log_event,
     read_log,
+    read_result,
     resume_run,
     save_stage,
     write_tensors,
@@ -108,12 +113,13 @@ class Promoted(NamedTuple):
     lines: list[Line]
 
 
-def search(
+def search(  # noqa: PLR0913 - what is asked, where things lie, and who is told
     config: SearchConfig,
     *,
     cache_dir: Path,
     out: Path,
     resume: Path | None = None,
+    fresh: bool = False,
     progress: Progress,
     say: Say,
 ) -> Path:
@@ -123,23 +129,53 @@ def search(
         config: What is asked.
         cache_dir: Where embeddings are kept.
         out: Where runs are kept.
-        resume: Folder of an unfinished run of the same configuration.
+        resume: Folder of an unfinished run of the same configuration; None goes on with one that lies in `out` and
+            that nobody is at work on, or begins anew.
+        fresh: Begin anew in any case.
         progress: Told `(stage, done, total)`.
         say: Told sentences meanwhile.
 
     Returns:
         Folder of the finished run.
     """
+    with ExitStack() as held:
+        return _search(
+            config, held, cache_dir=cache_dir, out=out, resume=resume, fresh=fresh, progress=progress, say=say
+        )
+
+
+def _search(  # noqa: PLR0913 - as above
+    config: SearchConfig,
+    held: ExitStack,
+    *,
+    cache_dir: Path,
+    out: Path,
+    resume: Path | None,
+    fresh: bool,
+    progress: Progress,
+    say: Say,
+) -> Path:
+    """The search, in the order in which things happen; the run it writes is held while it does."""
     begin, spent = time.perf_counter(), 0.0
     if resume is not None:
-        spent = earlier_seconds(resume)
-        resume_run(resume)
+        spent = _take_up(resume, held)
     asked = ask(config, cache_dir=cache_dir, progress=progress)
     for sentence in asked.candidates.counts:
         say(sentence)
+    held.enter_context(Claim(cache_dir, [job.key.folder for job in asked.jobs if job.spec.loader != "rows"]))
+    if resume is None and not fresh:
+        resume = find_cut_short(out, asdict(config), inputs=digest_inputs(asked.jobs))
+        if resume is not None:
+            spent = _take_up(resume, held)
+            config = from_record(read_result(resume)["configuration"])
+            say(f"going on with {resume}, which was asked for the same and cut short")
     config, staying, ladder, lines = _promote(asked, config, cache_dir, progress)
     prepared, embedding = prepare_rows(staying, config, cache_dir, progress)
-    run = resume or create_run(out, label=Path(config.data).stem or config.data, configuration=asdict(config))
+    if resume is None:
+        run = create_run(out, label=Path(config.data).stem or config.data, configuration=asdict(config))
+        held.enter_context(at_work_on(run))
+    else:
+        run = resume
     _hold_to_inputs(run, asked.jobs)
     lines = _embedding_lines(run, [*lines, *embedding])
 
@@ -309,6 +345,14 @@ def prepare_rows(
 def digest_inputs(jobs: Sequence[Job]) -> str:
     """One digest of all that a run looks at: encoders and items, in their order."""
     return hashlib.sha256(" ".join(job.key.digest for job in jobs).encode()).hexdigest()
+
+
+def _take_up(run: Path, held: ExitStack) -> float:
+    """Hold an unfinished run and go on with it; the seconds that its earlier parts have taken."""
+    held.enter_context(at_work_on(run))
+    spent = earlier_seconds(run)
+    resume_run(run)
+    return spent
 
 
 def _hold_to_inputs(run: Path, jobs: Sequence[Job]) -> None:

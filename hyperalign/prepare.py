@@ -17,6 +17,7 @@ from hyperalign.candidates import Candidates, recall_latency, remember_latency, 
 from hyperalign.embed.cache import CacheKey, Entry, fill, fill_some, n_missing
 from hyperalign.embed.data import Dataset, LabelSet, open_dataset, open_label_set
 from hyperalign.embed.identity import Identity, identity, is_pinned, pin
+from hyperalign.embed.locks import Claim
 from hyperalign.embed.memory import keep, recall
 from hyperalign.embed.pictures import choose
 from hyperalign.embed.zoo import EncoderSpec
@@ -146,7 +147,7 @@ def embedding_jobs(
 def fill_cache(
     jobs: Sequence[Job], *, cache_dir: Path, progress: Progress, autocast: bool = False
 ) -> tuple[Entries, list[Line], list[str]]:
-    """Compute what the cache lacks, one encoder after the other.
+    """Compute what the cache lacks, one encoder after the other; nobody prunes it away while rows of it live.
 
     Returns:
         The entries by (encoder, part), ready rows for encoders of loader "rows"; the ledger; notes.
@@ -155,7 +156,8 @@ def fill_cache(
         ValueError: If ready rows are not one for each item.
     """
     entries: Entries = {}
-    lines, notes = [], []
+    lines, notes = list[Line](), list[str]()
+    claim = Claim(cache_dir, [job.key.folder for job in jobs if job.spec.loader != "rows"])
     for job in jobs:
         if job.spec.loader == "rows":  # first, since a slip in them costs nothing yet
             entries[job.spec.name, job.part] = _open_ready(job)
@@ -166,7 +168,7 @@ def fill_cache(
         lazy = _Lazy(spec, cache_dir, autocast=autocast)
         tally = _Tally(progress, sum(missing.values()))
         for job in own:
-            entries[spec.name, job.part] = _fill(job, lazy, tally, cache_dir)
+            entries[spec.name, job.part] = _fill(job, lazy, tally, cache_dir, claim, notes)
             tally.before += missing[job.part]
         lines.append(_booking(spec, own, sum(missing.values()), time.perf_counter() - start))
         if lazy.encoder is not None:
@@ -202,13 +204,16 @@ def _open_ready(job: Job) -> Rows:
     return rows if job.some is None else Picked(rows, job.some)
 
 
-def _fill(job: Job, lazy: "_Lazy", tally: "_Tally", cache_dir: Path) -> Entry:
-    """A whole entry, or a sample of one as if it were an entry of its own."""
+def _fill(job: Job, lazy: "_Lazy", tally: "_Tally", cache_dir: Path, claim: Claim, notes: list[str]) -> Entry:
+    """A whole entry, or a sample of one as if it were an entry of its own; its rows hold the claim."""
     embed, embed_some = lazy.embedder(job, tally)
-    n_rows = len(job.items)
+    how: dict[str, Any] = {"n_rows": len(job.items), "embed_some": embed_some, "progress": tally.stored}
     if job.some is None:
-        return fill(cache_dir, job.key, n_rows=n_rows, embed=embed, embed_some=embed_some, progress=tally.stored)
-    sample = fill_some(cache_dir, job.key, n_rows=n_rows, items=job.some, embed_some=embed_some, progress=tally.stored)
+        entry = fill(cache_dir, job.key, embed=embed, tell=notes.append, **how)
+        entry.rows.claim = claim
+        return entry
+    sample = fill_some(cache_dir, job.key, items=job.some, **how)
+    sample.rows.claim = claim
     bad = {int(np.searchsorted(job.some, item)): why for item, why in sample.bad.items()}
     return Entry(Picked(sample.rows, sample.at), bad, {})  # type: ignore[arg-type]
 

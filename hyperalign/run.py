@@ -2,7 +2,8 @@
 
 Every file but the log is written whole, under a temporary name, and renamed; a file that is there can be trusted.
 `result.json` is written first with the status `running` and last with `finished`, so a folder tells by itself
-whether it may be shown or must be resumed. Finished stages lie under `stages/` until the run is finished.
+whether it may be shown or must be resumed. Finished stages lie under `stages/` until the run is finished. Whoever
+writes a run holds a lock in its folder that goes with the process: one cut short can be told from one at work.
 
 `kept.safetensors` is what adopting an encoder later starts from: for each encoder how its rows become white (at most
 1 MiB at the default width), the inverse temperature and the steps of the search, and the pairs in the order of
@@ -14,8 +15,9 @@ import json
 import os
 import re
 import shutil
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,8 +26,11 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from hyperalign.embed.locks import owned_now
+from hyperalign.embed.shards import read_record, unwritten, write_record
 from hyperalign.ledger import Line
 from hyperalign.machine import find_commits, find_hardware, find_versions
 from hyperalign.record import LATE_COLUMNS, LEADERBOARD_COLUMNS, LEDGER_COLUMNS, WORD_COLUMNS, Result, to_json
@@ -33,10 +38,12 @@ from hyperalign.record import LATE_COLUMNS, LEADERBOARD_COLUMNS, LEDGER_COLUMNS,
 __all__ = [
     "Run",
     "Stage",
+    "at_work_on",
     "create_folder",
     "create_run",
     "drafted",
     "earlier_seconds",
+    "find_cut_short",
     "find_finished",
     "find_unfinished",
     "finish_run",
@@ -57,6 +64,9 @@ __all__ = [
     "write_tensors",
     "write_whole",
 ]
+
+
+_LOCK = "run"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +129,51 @@ def create_folder(out: Path, *, label: str) -> Path:
     return make_folder(out, f"{datetime.now().astimezone():%Y-%m-%d-%H%M%S}-{_slug(label)}")
 
 
+@contextmanager
+def at_work_on(run: Path) -> Iterator[None]:
+    """Hold an unfinished run while this process writes it; the lock goes when the process ends, however it ends.
+
+    Raises:
+        ValueError: If another process holds it.
+    """
+    with owned_now(run, _LOCK) as ours:
+        if not ours:
+            raise ValueError(f"another process is at work on {run}; wait for it or stop it")
+        yield
+    if read_result(run)["status"] == "finished":
+        shutil.rmtree(run / ".locks", ignore_errors=True)
+
+
+def find_cut_short(out: Path, configuration: Mapping[str, Any], *, inputs: str) -> Path | None:
+    """The newest unfinished run under `out` that was asked for the same, of the same inputs, by this very installation.
+
+    Args:
+        out: Folder of all runs.
+        configuration: What is asked now; whether it is exhaustive may have been left open.
+        inputs: Digest of the encoders and data, as in the event `inputs` of the log.
+
+    Returns:
+        None where there is none, or another process is at work on it.
+    """
+    asked = json.loads(to_json(configuration))
+    same = {"status": "running", "versions": find_versions(), "commit": find_commits()}
+    for path in sorted(out.glob("*/result.json"), reverse=True):
+        try:
+            result: Mapping[str, Any] = read_result(path.parent)
+        except ValueError:
+            continue
+        was = dict(result["configuration"])
+        if asked.get("exhaustive") is None:
+            was["exhaustive"] = None  # it is settled when a run begins
+        known = [line["digest"] for line in read_log(path.parent) if line.get("event") == "inputs"]
+        if was != asked or known != [inputs] or any(result.get(name) != value for name, value in same.items()):
+            continue
+        with owned_now(path.parent, _LOCK) as ours:
+            if ours:
+                return path.parent
+    return None
+
+
 def resume_run(run: Path) -> Result:
     """Note that this process goes on with an unfinished run, and return what was asked.
 
@@ -128,6 +183,8 @@ def resume_run(run: Path) -> Result:
     result = read_result(run)
     if result["status"] == "finished":
         raise ValueError(f"{run} is finished, there is nothing to go on with; `hyperalign rerun {run}` repeats it")
+    for draft in (*run.glob(".*.tmp"), *run.glob("stages/.*.tmp")):
+        draft.unlink(missing_ok=True)  # of a process that was killed
     log_event(run, "resumed", pid=os.getpid())
     return result
 
@@ -140,7 +197,7 @@ def earlier_seconds(run: Path) -> float:
             parts.append([])
         if parts and "time" in line:
             parts[-1].append(datetime.fromisoformat(line["time"]))
-    return sum((part[-1] - part[0]).total_seconds() for part in parts if part)
+    return sum(max(0.0, (part[-1] - part[0]).total_seconds()) for part in parts if part)  # clocks are set back
 
 
 def write_result(run: Path, result: Result) -> None:
@@ -186,26 +243,37 @@ def write_tensors(path: Path, tensors: Mapping[str, ArrayLike]) -> None:
 def log_event(run: Path, event: str, **facts: Any) -> None:
     """Append one line to `log.jsonl`; it is on its way to the disk when this returns."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    with (run / "log.jsonl").open("a", encoding="utf-8") as log:
-        log.write(to_json({"time": now, "event": event, **facts}) + "\n")
+    line = (to_json({"time": now, "event": event, **facts}) + "\n").encode()
+    path = run / "log.jsonl"
+    try:
+        with path.open("ab+") as log:
+            if log.tell() and (log.seek(-1, os.SEEK_END), log.read(1))[1] != b"\n":
+                line = b"\n" + line  # whoever wrote the last line was cut off in the middle of it
+            log.write(line)
+    except OSError as error:
+        raise unwritten(path, error) from None
 
 
 def save_stage(run: Path, name: str, *, tensors: Mapping[str, ArrayLike], record: Mapping[str, Any]) -> None:
     """Keep what a finished stage made, so that a resumed run need not make it again."""
     folder = run / "stages"
     folder.mkdir(exist_ok=True)
-    write_tensors(folder / f"{name}.safetensors", tensors)
-    write_whole(folder / f"{name}.json", to_json(record).encode())  # last: a stage without it is not finished
+    path = folder / f"{name}.safetensors"
+    write_tensors(path, tensors)
+    plain = {"record": json.loads(to_json(record)), "crc32": zlib.crc32(path.read_bytes())}
+    write_record(folder / f"{name}.json", plain)  # last: a stage without it is not finished
     log_event(run, "stage", name=name)
 
 
 def load_stage(run: Path, name: str) -> Stage | None:
-    """What `save_stage` kept under `name`, or None if that stage was not finished."""
-    record = run / "stages" / f"{name}.json"
-    if not record.is_file():
-        return None
-    tensors = load_file(record.with_suffix(".safetensors"))
-    return Stage(tensors, json.loads(record.read_text(encoding="utf-8")))
+    """What `save_stage` kept under `name`, or None if that stage was not finished or is damaged."""
+    path = run / "stages" / f"{name}.safetensors"
+    kept = read_record(path.with_suffix(".json"))
+    if kept is not None and path.is_file() and zlib.crc32(path.read_bytes()) == kept.get("crc32"):
+        return Stage(load_file(path), kept["record"])
+    if path.with_suffix(".json").is_file():
+        log_event(run, "damaged", name=name)
+    return None
 
 
 def finished_stages(run: Path) -> list[str]:
@@ -351,5 +419,8 @@ def drafted(path: Path) -> Iterator[Path]:
         with draft.open("rb+") as file:
             os.fsync(file.fileno())
         draft.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise unwritten(path, error) from None
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):  # a disk that turned read-only keeps the draft
+            draft.unlink(missing_ok=True)

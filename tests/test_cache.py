@@ -20,6 +20,7 @@ from hyperalign.embed import shards
 from hyperalign.embed.cache import (
     CacheKey,
     fill,
+    fill_some,
     find_entries,
     is_whole,
     open_entry,
@@ -27,6 +28,7 @@ from hyperalign.embed.cache import (
     remove,
     verify,
 )
+from hyperalign.embed.locks import Claim
 
 KEY = CacheKey(
     encoder="vit-s16",
@@ -647,3 +649,54 @@ def test_a_record_that_json_cannot_hold_as_it_was_is_no_record(tmp_path: Path) -
     for text in ("", "[]", "3", "{}", '{"seal": 1}', "{"):
         (tmp_path / "r.json").write_text(text)
         assert shards.read_record(tmp_path / "r.json") is None
+
+
+def test_an_entry_that_somebody_claims_is_not_removed(tmp_path: Path) -> None:
+    other = replace(KEY, encoder="resnet")
+    for key in (KEY, other):
+        fill_small(tmp_path, Encoder(matrix()), key)
+
+    with Claim(tmp_path, [KEY.folder]):
+        assert prune(tmp_path, 0) == [tmp_path / other.folder]
+        with pytest.raises(ValueError, match="read by a running search"):
+            remove(tmp_path, "*")
+
+    assert prune(tmp_path, 0) == [tmp_path / KEY.folder]
+
+
+def test_a_claim_that_could_not_be_written_whole_claims_everything(tmp_path: Path) -> None:
+    fill_small(tmp_path, Encoder(matrix()))
+
+    with Claim(tmp_path, ["another"]):
+        next((tmp_path / ".locks").glob("claim-*.txt")).write_text("anoth")
+        assert prune(tmp_path, 0) == []
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "part-00003.json"])
+def test_a_record_of_another_version_is_named_and_written_again(tmp_path: Path, name: str) -> None:
+    fill_small(tmp_path, Encoder(matrix()))
+    shards.write_record(tmp_path / KEY.folder / name, {"format": 2, "layout": "columns"})
+    second, told = Encoder(matrix()), list[str]()
+
+    assert verify(tmp_path) == {tmp_path / KEY.folder: [f"{name} is of another version of hyperalign"]}
+    fill(tmp_path, KEY, n_rows=N_ROWS, embed=second, shard_rows=SHARD, tell=told.append)
+
+    assert second.asked == []
+    assert told == [f"{KEY.folder}: {name} is of another version of hyperalign; it is written again"]
+    assert verify(tmp_path) == {}
+
+
+def test_a_sample_takes_over_the_shards_of_an_entry_that_was_cut_short(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        fill(tmp_path, KEY, n_rows=N_ROWS, embed=interrupted_after(2), shard_rows=SHARD)
+    asked = list[int]()
+
+    def embed_some(items: NDArray[np.int64]) -> tuple[NDArray[Any], list[tuple[int, str]]]:
+        asked.extend(items.tolist())
+        return matrix()[items], []
+
+    items = np.array([0, 9, 10, 22])
+    sample = fill_some(tmp_path, KEY, n_rows=N_ROWS, items=items, embed_some=embed_some)
+
+    assert asked == [10, 22]
+    assert np.array_equal(sample.rows[sample.at], matrix()[items])

@@ -1,5 +1,6 @@
 """A run on disk: whole or not at all, and readable to the last bit."""
 
+import errno
 import math
 import os
 from pathlib import Path
@@ -13,7 +14,9 @@ from hyperalign.ledger import Line
 from hyperalign.record import LEADERBOARD_COLUMNS
 from hyperalign.run import (
     Run,
+    at_work_on,
     create_run,
+    find_cut_short,
     find_unfinished,
     finish_run,
     finished_stages,
@@ -30,6 +33,7 @@ from hyperalign.run import (
     write_ledger,
     write_result,
     write_tensors,
+    write_whole,
 )
 
 
@@ -241,3 +245,51 @@ def test_tables_are_the_same_whatever_the_latency(tmp_path: Path, finished_run: 
 
     assert same_table(finished_run.path, runs[0])
     assert not same_table(finished_run.path, runs[1])
+
+
+def test_an_event_behind_a_line_that_was_cut_off_is_not_lost(tmp_path: Path) -> None:
+    run = create_run(tmp_path, label="x", configuration={})
+    with (run / "log.jsonl").open("a") as log:
+        log.write('{"time": "2026-03-01T00:00:00", "event": "losses", "curve": [1.0, 0.')
+
+    log_event(run, "resumed")
+
+    assert [line["event"] for line in read_log(run)] == ["started", "resumed"]
+
+
+def test_a_stage_of_which_a_byte_has_changed_is_made_again(tmp_path: Path) -> None:
+    run = create_run(tmp_path, label="x", configuration={})
+    for name in ("tensors", "record"):
+        save_stage(run, name, tensors={"w": np.ones(3)}, record={"a": 1})
+    for path in (run / "stages" / "tensors.safetensors", run / "stages" / "record.json"):
+        data = bytearray(path.read_bytes())
+        data[-3] ^= 1
+        path.write_bytes(data)
+
+    assert load_stage(run, "tensors") is None
+    assert load_stage(run, "record") is None
+    assert [line["name"] for line in read_log(run) if line["event"] == "damaged"] == ["tensors", "record"]
+
+
+def test_only_a_run_that_was_asked_for_the_same_and_that_nobody_writes_is_gone_on_with(tmp_path: Path) -> None:
+    run = create_run(tmp_path, label="x", configuration={"seed": 0, "exhaustive": True})
+    log_event(run, "inputs", digest="d")
+    same = {"seed": 0, "exhaustive": None}
+
+    assert find_cut_short(tmp_path, same, inputs="d") == run
+    assert find_cut_short(tmp_path, same, inputs="other") is None
+    assert find_cut_short(tmp_path, {**same, "seed": 1}, inputs="d") is None
+    with at_work_on(run):
+        assert find_cut_short(tmp_path, same, inputs="d") is None
+        with pytest.raises(ValueError, match="another process is at work"), at_work_on(run):
+            pass
+
+
+def test_a_disk_that_is_full_is_named_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+
+    with pytest.raises(OSError, match=r"could not write .*table\.csv: No space left on device; make room"):
+        write_whole(tmp_path / "table.csv", b"1")

@@ -128,7 +128,7 @@ def rerun(
             f"`hyperalign search --add {one['encoder']} --run {one['run']}` repeats it"
         )
     wanted = from_record(result["configuration"])
-    again = _run_search(wanted, cache_dir=cache_dir, out=out, resume=None, json=json)
+    again = _run_search(wanted, cache_dir=cache_dir, out=out, resume=None, json=json, fresh=True)
     if (run / "leaderboard.csv").is_file():
         say(f"the table is {'the same as' if same_table(run, again.path) else 'not'} that of {run}")
 
@@ -264,13 +264,15 @@ def _limits(words: Mapping[str, Any]) -> "Limits":
     return from_record(place_words(words)).limits
 
 
-def _run_search(wanted: "SearchConfig", *, cache_dir: Path, out: Path, resume: Path | None, json: bool) -> "Run":
+def _run_search(
+    wanted: "SearchConfig", *, cache_dir: Path, out: Path, resume: Path | None, json: bool, fresh: bool = False
+) -> "Run":
     """Search, draw the page and print what was found."""
     from hyperalign import pipeline as engine
 
     with _resumable(out), show_progress() as display:
         path = engine.search(
-            wanted, cache_dir=cache_dir, out=out, resume=resume, progress=display.progress, say=display.say
+            wanted, cache_dir=cache_dir, out=out, resume=resume, fresh=fresh, progress=display.progress, say=display.say
         )
     return _print_run(path, json=json)
 

@@ -116,16 +116,20 @@ def _cache_verify(config: Config = None, cache_dir: CacheDir = Path("cache"), js
 
 @cache_app.command("prune", epilog=examples_of("cache prune"))
 def _cache_prune(
-    max_bytes: Annotated[str, typer.Option(help="What may stay, as in 10G.")],
+    max_bytes: Annotated[str, typer.Option("--max-bytes", "--max-size", help="What may stay, as in 10G.")],
     config: Config = None,
     cache_dir: CacheDir = Path("cache"),
 ) -> None:
-    """Remove what was not used for longest until the rest is small enough."""
-    from hyperalign.embed.cache import prune
+    """Remove what was not used for longest until the rest is small enough; what a running search reads stays."""
+    from hyperalign.embed.cache import find_entries, prune
     from hyperalign.embed.zoo import parse_count
 
-    for folder in prune(cache_dir, parse_count(max_bytes)):
+    most = parse_count(max_bytes)
+    for folder in prune(cache_dir, most):
         typer.echo(f"removed {folder}")
+    left = sum(entry.n_bytes for entry in find_entries(cache_dir))
+    if left > most:
+        say(f"note: {left:,} bytes are left, more than {most:,}: other processes are writing or reading the rest")
 
 
 @cache_app.command("rm", epilog=examples_of("cache rm"))

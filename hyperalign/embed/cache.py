@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +23,18 @@ from numpy.typing import NDArray
 
 from hyperalign.embed.locks import make_folder, owned
 from hyperalign.embed.partial import Stored, find_stored, store
-from hyperalign.embed.shards import Part, Rows, damage, read_record, store_dtype, write_part, write_record
+from hyperalign.embed.shards import (
+    FORMAT,
+    Part,
+    Rows,
+    damage,
+    read_manifest,
+    read_part,
+    record_fault,
+    store_dtype,
+    write_part,
+    write_record,
+)
 from hyperalign.embed.upkeep import Found, find_entries, prune, remove, verify
 
 __all__ = [
@@ -45,6 +56,7 @@ __all__ = [
 ]
 
 Progress = Callable[[str, int, int], None]
+Tell = Callable[[str], None]
 Embed = Callable[[int, int], tuple[NDArray[Any], Sequence[tuple[int, str]]]]
 EmbedSome = Callable[[NDArray[np.int64]], tuple[NDArray[Any], Sequence[tuple[int, str]]]]
 
@@ -137,6 +149,7 @@ def fill(  # noqa: PLR0913 - whose rows, how they are computed, and who is told
     embed_some: EmbedSome | None = None,
     shard_rows: int = 8192,
     progress: Progress = _silent,
+    tell: Tell = lambda sentence: None,
 ) -> Entry:
     """Open the entry of `key`; compute what of it is missing or damaged first.
 
@@ -150,6 +163,7 @@ def fill(  # noqa: PLR0913 - whose rows, how they are computed, and who is told
             embedded before are computed again.
         shard_rows: Rows per shard, the most that an interruption can cost.
         progress: Told `(stage, rows done, rows in all)`.
+        tell: Told what was damaged, in sentences; no more than that is computed again.
 
     Returns:
         The whole entry, every checksum compared.
@@ -163,12 +177,13 @@ def fill(  # noqa: PLR0913 - whose rows, how they are computed, and who is told
     with owned(root, key.folder, lambda: _tell_of_other(folder, key, n_rows, progress)):
         if (entry := _whole(root, key, n_rows)) is not None:
             return entry  # another process finished it while we waited
+        known = _known(folder, tell)
         (folder / "manifest.json").unlink(missing_ok=True)  # a damaged entry becomes an unfinished one
-        embed = embed if embed_some is None else _completing(find_stored(folder), embed, embed_some)
+        embed = embed if embed_some is None else _completing(find_stored(folder, shards=False), embed, embed_some)
         parts: list[Part] = []
         for index, start in enumerate(range(0, n_rows, shard_rows)):
             stop = min(start + shard_rows, n_rows)
-            part = _finished(folder, index, start, stop)
+            part = _finished(folder, index, (start, stop), known, tell)
             if part is None:
                 rows, bad = _computed(embed, start, stop, key, parts)
                 part = write_part(folder, index, start, rows, bad)
@@ -213,7 +228,7 @@ def fill_some(  # noqa: PLR0913 - whose rows, which, how they are computed, and 
     with owned(root, key.folder, lambda: _tell_of_other(folder, key, n_rows, progress)):
         if (entry := _whole(root, key, n_rows)) is not None:
             return _sample(Stored(np.arange(n_rows), entry.rows, entry.bad), items)
-        stored = find_stored(folder)
+        stored = find_stored(folder, shards=True)
         missing, dim = np.setdiff1d(items, stored.items), None if stored.rows is None else stored.rows.shape[1]
         for start in range(0, len(missing), shard_rows):
             chosen = missing[start : start + shard_rows]
@@ -223,14 +238,14 @@ def fill_some(  # noqa: PLR0913 - whose rows, which, how they are computed, and 
             dim = rows.shape[1]
             store(folder, chosen, rows.astype(store_dtype(rows, key.dtype)), bad)
             progress(f"{key.encoder}, {key.split}", len(items) - len(missing) + start + len(chosen), len(items))
-        return _sample(find_stored(folder) if len(missing) else stored, items)
+        return _sample(find_stored(folder, shards=True) if len(missing) else stored, items)
 
 
 def n_missing(root: Path, key: CacheKey, *, n_rows: int, items: NDArray[np.int64] | None = None) -> int:
     """How many rows of an entry, or of some of its items, an embedding would compute; a whole entry is trusted."""
     if is_whole(root, key):
         return 0
-    stored = find_stored(root / key.folder).items
+    stored = np.unique(find_stored(root / key.folder, shards=True).items)
     return n_rows - len(stored) if items is None else len(np.setdiff1d(items, stored))
 
 
@@ -241,7 +256,7 @@ def open_entry(root: Path, key: CacheKey) -> Entry:
 
 def open_folder(folder: Path) -> Entry:
     """Open a finished entry by where it lies, whatever its key."""
-    manifest = read_record(folder / "manifest.json")
+    manifest = read_manifest(folder)
     if manifest is None:
         raise FileNotFoundError(f"{folder} is no finished entry of a cache; `hyperalign cache ls` lists them")
     return _open(folder.parent, CacheKey(**manifest["key"]), checked=False)
@@ -249,7 +264,7 @@ def open_folder(folder: Path) -> Entry:
 
 def is_whole(root: Path, key: CacheKey) -> bool:
     """Tell whether an entry is finished, without reading its rows."""
-    return read_record(root / key.folder / "manifest.json") is not None
+    return read_manifest(root / key.folder) is not None
 
 
 def _whole(root: Path, key: CacheKey, n_rows: int) -> Entry | None:
@@ -259,6 +274,8 @@ def _whole(root: Path, key: CacheKey, n_rows: int) -> Entry | None:
     try:
         entry = _open(root, key, checked=True)
     except (ValueError, FileNotFoundError):
+        return None
+    if any(record_fault(root / key.folder / path) for path in _records(entry)):
         return None
     if len(entry.rows) != n_rows:
         raise ValueError(
@@ -271,7 +288,7 @@ def _whole(root: Path, key: CacheKey, n_rows: int) -> Entry | None:
 
 def _open(root: Path, key: CacheKey, *, checked: bool) -> Entry:
     folder = root / key.folder
-    manifest = read_record(folder / "manifest.json")
+    manifest = read_manifest(folder)
     if manifest is None or manifest["key"] != asdict(key):
         raise FileNotFoundError(
             f"no embeddings of {key.dataset} ({key.split}) by {key.encoder} in {root}; run `hyperalign embed`"
@@ -284,8 +301,14 @@ def _open(root: Path, key: CacheKey, *, checked: bool) -> Entry:
     return Entry(rows, bad, manifest)
 
 
+def _records(entry: Entry) -> list[str]:
+    """Names of the records of an entry's shards."""
+    return [Path(record["file"]).with_suffix(".json").name for record in entry.manifest["parts"]]
+
+
 def _manifest(key: CacheKey, parts: Sequence[Part]) -> dict[str, Any]:
     return {
+        "format": FORMAT,
         "key": asdict(key),
         "shape": [parts[-1].stop, parts[0].dim],
         "dtype": sorted({part.dtype for part in parts}),
@@ -294,13 +317,38 @@ def _manifest(key: CacheKey, parts: Sequence[Part]) -> dict[str, Any]:
     }
 
 
-def _finished(folder: Path, index: int, start: int, stop: int) -> Part | None:
-    """Find a shard that an earlier run finished and that is still as it was written."""
-    record = read_record(folder / f"part-{index:05}.json")
-    if record is None:
+def _known(folder: Path, tell: Tell) -> dict[str, Part]:
+    """The shards that a manifest vouches for, by file."""
+    path = folder / "manifest.json"
+    fault = record_fault(path) if path.is_file() else None
+    if fault is not None:
+        tell(f"{folder.name}: {fault}; it is written again")
+    manifest = read_manifest(folder)
+    parts = [] if manifest is None else [Part.from_record(record) for record in manifest["parts"]]
+    return {part.file: part for part in parts}
+
+
+def _finished(folder: Path, index: int, bounds: tuple[int, int], known: Mapping[str, Part], tell: Tell) -> Part | None:
+    """Find a shard that an earlier run finished and that is still as it was written.
+
+    Either record vouches for it, its own or the manifest's; its own is written again where it is damaged.
+    """
+    record = folder / f"part-{index:05}.json"
+    own = read_part(record)
+    part = own or known.get(record.with_suffix(".npy").name)
+    fault = record_fault(record) if own is None and (part or record.is_file()) else None
+    if fault is not None:
+        tell(f"{folder.name}: {fault}; it is written again")
+    if part is None or (part.start, part.stop) != bounds:
         return None
-    part = Part.from_record(record)
-    return part if (part.start, part.stop) == (start, stop) and damage(folder, part) is None else None
+    fault = damage(folder, part)
+    if fault is not None:
+        if known or (folder / part.file).is_file():  # else it was cut off between its record and itself
+            tell(f"{folder.name}: {fault}; its rows are embedded again")
+        return None
+    if own is None:
+        write_record(record, asdict(part))
+    return part
 
 
 def _computed(
@@ -362,8 +410,8 @@ def _sweep(folder: Path, parts: Sequence[Part]) -> None:
 
 def _tell_of_other(folder: Path, key: CacheKey, n_rows: int, progress: Progress) -> None:
     """Show how far the process that fills this entry has come."""
-    records = (read_record(path) for path in folder.glob("part-*.json"))
-    done = max((record["stop"] for record in records if record), default=0)
+    records = (read_part(path) for path in folder.glob("part-*.json"))
+    done = max((part.stop for part in records if part), default=0)
     progress(f"{key.encoder}, {key.split} (by another process)", done, n_rows)
 
 

@@ -1,16 +1,76 @@
-"""One writer per entry of the cache.
+"""One writer per entry of the cache, and readers who are left in peace.
 
 The lock is the operating system's: it goes when its process ends, however it ends. It lies beside
 the entries, since an entry may be removed while others wait for it, and is never deleted.
+
+Who reads entries, or is about to, says which in a file of its own beside a lock that it holds; no such entry is
+removed (see `upkeep`). The file of a process that has gone counts for nothing.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import os
+import secrets
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import filelock
 
-__all__ = ["make_folder", "owned", "owned_now"]
+__all__ = ["Claim", "is_claimed", "make_folder", "no_new_claims", "owned", "owned_file", "owned_now"]
+
+_END = "."  # behind the last name
+_CLAIMS = "claims"  # lock of whoever makes a claim, or removes what nobody has claimed
+
+
+class Claim:
+    """Entries that this process reads: none of them is removed while this lives."""
+
+    def __init__(self, root: Path, folders: Iterable[str]) -> None:
+        """Claim entries of a cache, there or not; a cache that cannot be written to has nobody who removes any."""
+        lines = [*folders, _END]
+        held, pid = ExitStack(), os.getpid()
+        self.release = weakref.finalize(self, lambda: held.close() if os.getpid() == pid else None)
+        if len(lines) == 1:
+            return
+        with suppress(OSError), no_new_claims(root):
+            name = f"claim-{pid}-{secrets.token_hex(4)}"
+            held.callback((root / ".locks" / f"{name}.lock").unlink, missing_ok=True)
+            held.enter_context(owned_now(root, name))
+            path = root / ".locks" / f"{name}.txt"
+            held.callback(path.unlink, missing_ok=True)
+            path.write_text("\n".join(lines), encoding="utf-8")
+
+    def __enter__(self) -> "Claim":
+        """For a while."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let others remove them."""
+        self.release()
+
+
+def is_claimed(root: Path, folder: str) -> bool:
+    """Whether some living process reads an entry; call it with `no_new_claims`."""
+    return any(folder in names or names[-1] != _END for names in _living_claims(root))
+
+
+def _living_claims(root: Path) -> Iterator[list[str]]:
+    """What each living process reads; of one that could not write all of it, as on a full disk, the end is missing."""
+    for lock in (root / ".locks").glob("claim-*.lock"):
+        names = lock.with_suffix(".txt")
+        with owned_now(root, lock.stem) as ours:
+            if not ours:
+                yield names.read_text(encoding="utf-8").split("\n") if names.is_file() else [""]
+        if ours:  # of a process that has gone
+            names.unlink(missing_ok=True)
+            lock.unlink(missing_ok=True)
+
+
+@contextmanager
+def no_new_claims(root: Path) -> Iterator[None]:
+    """Let nobody claim an entry meanwhile."""
+    with owned(root, _CLAIMS, lambda: None):
+        yield
 
 
 def make_folder(folder: Path) -> None:
@@ -38,7 +98,15 @@ def owned(root: Path, folder: str, waiting: Callable[[], None]) -> Iterator[None
 @contextmanager
 def owned_now(root: Path, folder: str) -> Iterator[bool]:
     """Own one entry if nobody else does; gives whether it is ours."""
-    lock = _lock(root, folder)
+    make_folder(root / ".locks")
+    with owned_file(root / ".locks" / f"{folder}.lock") as ours:
+        yield ours
+
+
+@contextmanager
+def owned_file(path: Path) -> Iterator[bool]:
+    """The same of a lock that lies anywhere; whoever has locked it removes its file."""
+    lock = filelock.FileLock(path)
     ours = _acquire(lock, seconds=0)
     try:
         yield ours

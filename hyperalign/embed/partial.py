@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperalign.embed.shards import Part, Rows, damage, read_record, write_part
+from hyperalign.embed.shards import Rows, damage, read_part, read_record, write_part
 
 __all__ = ["Stored", "find_stored", "store"]
 
@@ -49,18 +49,22 @@ class Stored(NamedTuple):
         return np.asarray(order[place], dtype=np.int64)
 
 
-def find_stored(folder: Path) -> Stored:
-    """All sound shards of single items in an entry's folder; a damaged one counts as not there."""
+def find_stored(folder: Path, *, shards: bool) -> Stored:
+    """All sound shards of single items in an entry's folder; a damaged one counts as not there.
+
+    Args:
+        folder: Of the entry.
+        shards: Whether the finished shards of an entry that is not whole count too.
+    """
     parts, items, start = [], [], 0
-    for path in sorted(folder.glob(f"{_STEM}-*.json")):
-        record = read_record(path)
-        if record is None:
+    for path in sorted([*folder.glob(f"{_STEM}-*.json"), *(folder.glob("part-*.json") if shards else ())]):
+        part, record = read_part(path), read_record(path)
+        if part is None or record is None:
             continue
-        part = Part.from_record(record)
         if damage(folder, part) is None:
             stop = start + part.stop - part.start
+            items.append(np.array(record.get("items", range(part.start, part.stop)), dtype=np.int64))
             parts.append(replace(part, start=start, stop=stop))
-            items.append(np.array(record["items"], dtype=np.int64))
             start = stop
     if not parts:
         return Stored(np.empty(0, np.int64), None, {})

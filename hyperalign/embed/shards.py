@@ -11,6 +11,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Part", "Rows", "damage", "read_record", "store_dtype", "write_part", "write_record"]
+__all__ = [
+    "FORMAT",
+    "Part",
+    "Rows",
+    "damage",
+    "read_manifest",
+    "read_part",
+    "read_record",
+    "record_fault",
+    "store_dtype",
+    "unwritten",
+    "write_part",
+    "write_record",
+]
 
+FORMAT = 1  # of manifests and of records; one that says none is of the first
 _CHUNK = 1 << 20  # bytes read at a time while a checksum is taken
 
 
@@ -63,6 +78,7 @@ class Rows:
 
     def __init__(self, folder: Path, parts: Sequence[Part], *, checked: bool = False) -> None:
         """Map `parts` of `folder`; with `checked` their checksums are not looked at again."""
+        self.claim: object = None  # of whoever would have these files stay while the rows live
         self._folder, self._parts = folder, tuple(parts)
         self._maps = [_map(folder, part) for part in self._parts]
         self._checked = [checked or part.crc32 is None for part in self._parts]
@@ -178,14 +194,41 @@ def write_part(  # noqa: PLR0913 - a shard and what its record says
 def damage(folder: Path, part: Part) -> str | None:
     """Compare a shard's length and checksum with its record; the fault in words, or None."""
     path = folder / part.file
-    if not path.is_file():
+    try:
+        n_bytes = path.stat().st_size
+        if n_bytes != part.n_bytes:
+            return f"{part.file} has {n_bytes:,} bytes where {part.n_bytes:,} were written"
+        if part.crc32 is not None and _crc32(path) != part.crc32:
+            return f"{part.file} is damaged: its bytes are not those that were written"
+    except FileNotFoundError:
         return f"{part.file} is missing"
-    n_bytes = path.stat().st_size
-    if n_bytes != part.n_bytes:
-        return f"{part.file} has {n_bytes:,} bytes where {part.n_bytes:,} were written"
-    if part.crc32 is not None and _crc32(path) != part.crc32:
-        return f"{part.file} is damaged: its bytes are not those that were written"
     return None
+
+
+def read_part(path: Path) -> Part | None:
+    """Read the record of a shard; None if there is none, or none that this release can read."""
+    record = read_record(path)
+    try:
+        return None if record is None else Part.from_record(record)
+    except (TypeError, KeyError, ValueError):
+        return None
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """Read the manifest of an entry; None if there is none, or none that this release can read."""
+    record = read_record(folder / "manifest.json")
+    readable = record is not None and record.get("format", FORMAT) == FORMAT
+    return record if readable and record and {"key", "shape", "parts"} <= set(record) else None
+
+
+def record_fault(path: Path) -> str | None:
+    """What is wrong with a record or a manifest, in words, or None."""
+    if not path.is_file():
+        return f"{path.name} is missing"
+    if read_record(path) is None:
+        return f"{path.name} is damaged: its bytes are not those that were written"
+    found = read_manifest(path.parent) if path.name == "manifest.json" else read_part(path)
+    return f"{path.name} is of another version of hyperalign" if found is None else None
 
 
 def write_record(path: Path, record: Mapping[str, Any], *, indent: int | None = 1) -> None:
@@ -219,11 +262,15 @@ def _write(path: Path, data: bytes | memoryview) -> None:
         draft.replace(path)
         _flush_folder(path.parent)
     except OSError as error:
-        draft.unlink(missing_ok=True)
-        reason = error.strerror or str(error)
-        raise OSError(
-            f"could not write {path}: {reason}; make room or choose another folder, what is finished is kept"
-        ) from None
+        with suppress(OSError):  # a disk that turned read-only keeps the draft
+            draft.unlink(missing_ok=True)
+        raise unwritten(path, error) from None
+
+
+def unwritten(path: Path, error: Exception) -> OSError:
+    """The sentence of a file that could not be written."""
+    reason = getattr(error, "strerror", None) or str(error)
+    return OSError(f"could not write {path}: {reason}; make room or choose another folder, what is finished is kept")
 
 
 def _flush_folder(folder: Path) -> None:

@@ -1,14 +1,16 @@
 """The cache seen from outside: what is in it, whether it is sound, and how to make it smaller."""
 
 import fnmatch
+import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from hyperalign.embed.locks import owned_now
-from hyperalign.embed.shards import Part, damage, read_record
+from hyperalign.embed.locks import is_claimed, no_new_claims, owned_now
+from hyperalign.embed.shards import Part, damage, read_manifest, read_part, record_fault
 
 __all__ = ["Found", "find_entries", "prune", "remove", "verify"]
 
@@ -54,24 +56,36 @@ def verify(root: Path, *, progress: Progress = _silent) -> dict[Path, list[str]]
     faults: dict[Path, list[str]] = {}
     entries = find_entries(root)
     for done, found in enumerate(entries, start=1):
-        paths = [*sorted(found.folder.glob("part-*.json")), *sorted(found.folder.glob("some-*.json"))]
-        records = [read_record(path) for path in paths]
-        problems = [damage(found.folder, Part.from_record(record)) for record in records if record is not None]
-        manifest = read_record(found.folder / "manifest.json")
-        if manifest is not None:
-            problems = [damage(found.folder, Part.from_record(record)) for record in manifest["parts"]]
-        elif (found.folder / "manifest.json").exists():
-            problems.append("manifest.json is damaged")
-        else:
-            problems.append("unfinished")
-        if any(problems):
-            faults[found.folder] = [problem for problem in problems if problem]
+        problems = list(_faults(found.folder))
+        if problems:
+            faults[found.folder] = problems
         progress("checking the cache", done, len(entries))
     return faults
 
 
+def _faults(folder: Path) -> Iterator[str]:
+    """What is wrong with one entry."""
+    manifest, known = read_manifest(folder), set[str]()
+    for record in sorted([*folder.glob("part-*.json"), *folder.glob("some-*.json")]):
+        part = read_part(record)
+        problem = record_fault(record) if part is None else damage(folder, part)
+        known.add(record.with_suffix(".npy").name)
+        if problem:
+            yield problem
+    if manifest is None:
+        fault = record_fault(folder / "manifest.json")
+        yield fault if fault and (folder / "manifest.json").exists() else "unfinished"
+        return
+    for part in map(Part.from_record, manifest["parts"]):
+        if part.file not in known:
+            yield f"{Path(part.file).with_suffix('.json')} is missing"
+
+
 def prune(root: Path, max_bytes: int) -> list[Path]:
-    """Remove the entries that were not used for longest until the cache takes at most `max_bytes`."""
+    """Remove the entries that were not used for longest until the cache takes at most `max_bytes`.
+
+    What another process writes, or a search that is running reads, stays; the cache may be larger than asked after it.
+    """
     if max_bytes < 0:
         raise ValueError(f"the cache cannot be smaller than nothing, got {max_bytes} bytes")
     entries = sorted(find_entries(root), key=lambda found: found.used)
@@ -87,23 +101,30 @@ def prune(root: Path, max_bytes: int) -> list[Path]:
 
 
 def remove(root: Path, pattern: str) -> list[Path]:
-    """Remove the entries whose folder name matches `pattern` (`*` and `?` as in a shell)."""
+    """Remove the entries whose folder name matches `pattern` (`*` and `?` as in a shell).
+
+    Raises:
+        FileNotFoundError: If none does.
+        ValueError: If another process writes or reads one of them; the others are removed.
+    """
     chosen = [found.folder for found in find_entries(root) if fnmatch.fnmatchcase(found.folder.name, pattern)]
     if not chosen:
         raise FileNotFoundError(f"no entry in {root} matches {pattern!r}; `hyperalign cache ls` lists them")
     busy = [folder.name for folder in chosen if not _delete(root, folder)]
     if busy:
-        raise ValueError(f"{busy[0]} is being written by another process; wait for it or stop it")
+        why = "is being written by another process or read by a running search"
+        raise ValueError(f"{busy[0]} {why}; wait for it or stop it")
     return chosen
 
 
 def _delete(root: Path, folder: Path) -> bool:
-    """Remove one entry, manifest first; False if another process is writing it."""
-    with owned_now(root, folder.name) as ours:
-        if ours:
+    """Remove one entry, manifest first; False if a process is writing or reading it."""
+    with no_new_claims(root), owned_now(root, folder.name) as ours:
+        free = ours and not is_claimed(root, folder.name)
+        if free:
             (folder / "manifest.json").unlink(missing_ok=True)
             shutil.rmtree(folder)
-        return ours
+        return free
 
 
 def _is_entry(path: Path) -> bool:
@@ -111,8 +132,10 @@ def _is_entry(path: Path) -> bool:
 
 
 def _found(folder: Path) -> Found:
-    manifest = read_record(folder / "manifest.json")
-    facts = [path.stat() for path in folder.iterdir()]
+    manifest, facts = read_manifest(folder), list[os.stat_result]()
+    for path in (*folder.glob("*"), folder):
+        with suppress(FileNotFoundError):  # a draft that has got its name meanwhile
+            facts.append(path.stat())
     shape = (manifest["shape"][0], manifest["shape"][1]) if manifest else None
-    used = max((fact.st_mtime for fact in facts), default=folder.stat().st_mtime)
-    return Found(folder, shape, sum(fact.st_size for fact in facts), used)
+    used = max((fact.st_mtime for fact in facts[:-1]), default=0.0)
+    return Found(folder, shape, sum(fact.st_size for fact in facts[:-1]), used)

@@ -7,6 +7,7 @@ The folder of a study holds `study.json` (what was asked and what came of it), t
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,6 +19,7 @@ import optuna
 
 from hyperalign import __version__
 from hyperalign.config import build
+from hyperalign.embed.locks import owned_now
 from hyperalign.machine import find_commits, find_hardware, find_versions
 from hyperalign.pipeline import ask, digest_inputs, prepare_rows
 from hyperalign.record import to_json
@@ -46,6 +48,7 @@ __all__ = ["Opened", "Place", "begin", "best_commands", "find_study", "go_on", "
 
 Progress = Callable[[str, int, int], None]
 Say = Callable[[str], None]
+_CONDUCTOR = "conductor"
 _WARM = 5  # best trials of another study
 
 
@@ -103,6 +106,8 @@ def begin(
 ) -> Path:
     """Begin a study and do its trials, or join one of the same name that was asked for the same.
 
+    An unfinished study that lies there, was asked for the same and that nobody conducts is gone on with.
+
     Args:
         config: Encoders, data, seed, and what the settings start from.
         asked: What varies and what is scored.
@@ -121,6 +126,11 @@ def begin(
         place.say(sentence)
     if warm is not None:
         opened = opened._replace(task=_warmed(opened.task, warm, place.say))
+    asked_for = {"configuration": asdict(config), "asked": asdict(asked), "warm": None if warm is None else str(warm)}
+    cut = _find_cut_short(place, {**asked_for, "inputs": opened.inputs}, folder)
+    if cut is not None:
+        place.say(f"going on with {cut}, which was asked for the same and cut short")
+        return _take_up(cut, read_study(cut), opened, config, asked, place, callbacks)
     if folder is not None and (folder / RECORD).exists():
         raise ValueError(f"{folder} has a study already; go on with `hyperalign study --resume {folder}`")
     new = folder is None
@@ -137,7 +147,7 @@ def begin(
             )
     except (ValueError, OSError):
         if new:
-            folder.rmdir()  # nothing was begun
+            shutil.rmtree(folder, ignore_errors=True)  # nothing was begun
         raise
     with quiet():
         _set_front(study, asked, config, folder)
@@ -147,8 +157,7 @@ def begin(
         "name": study.study_name,
         "storage": _place_words(url, folder),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "configuration": asdict(config),
-        "asked": asdict(asked),
+        **asked_for,
         "inputs": opened.inputs,
         "versions": find_versions(),
         "hardware": find_hardware(),
@@ -174,10 +183,26 @@ def go_on(folder: Path, place: Place, changes: Mapping[str, Any], callbacks: Seq
     record = read_study(folder)
     config, asked = _recorded(record)
     asked = replace(asked, **changes)
-    url = _url_of(record, folder, place.storage)
+    _url_of(record, folder, place.storage)
     opened = _open(asked, config, place.cache_dir, place.progress)
     if opened.inputs != record["inputs"]:
         raise ValueError(f"the encoders or the data of {folder} have changed since it began; begin a new study")
+    if record.get("warm") and Path(record["warm"]).is_dir():
+        opened = opened._replace(task=_warmed(opened.task, Path(record["warm"]), place.say))
+    return _take_up(folder, record, opened, config, asked, place, callbacks)
+
+
+def _take_up(  # noqa: PLR0913 - a study, and how it is gone on with
+    folder: Path,
+    record: Mapping[str, Any],
+    opened: Opened,
+    config: SearchConfig,
+    asked: StudyConfig,
+    place: Place,
+    callbacks: Sequence[Callback],
+) -> Path:
+    """Go on with a study whose inputs are as they were."""
+    url = _url_of(record, folder, place.storage)
     with quiet():
         study = load_study(open_storage(url, folder), record["name"])
         study.pruner = make_pruner(asked, opened.steps)
@@ -186,6 +211,34 @@ def go_on(folder: Path, place: Place, changes: Mapping[str, Any], callbacks: Seq
     _write(folder, {**record, "asked": asdict(asked), "status": "running"})
     log_event(folder, "study resumed", pid=os.getpid())
     return _conduct(study, folder, url, asked, config, opened, place, callbacks)
+
+
+def _find_cut_short(place: Place, asked_for: Mapping[str, Any], folder: Path | None) -> Path | None:
+    """The newest unfinished study of this installation that was asked for the same and that nobody conducts.
+
+    Args:
+        place: Where.
+        asked_for: What its record must say.
+        folder: The only one it may lie in; None for any of `place.out`.
+    """
+    same = json.loads(to_json({**asked_for, "versions": find_versions(), "commit": find_commits()}))
+    for path in sorted((place.out if folder is None else folder.parent).glob(f"*/{RECORD}"), reverse=True):
+        other = path.parent
+        try:
+            record = read_study(other)
+        except ValueError:
+            continue
+        stored = place.storage is None or record["storage"] == _place_words(
+            settle_storage(place.storage, other, jobs=place.jobs), other
+        )
+        named = place.name in (None, record["name"]) and folder in (None, other)
+        if record["status"] == "finished" or not (stored and named):
+            continue
+        if all(record.get(name) == value for name, value in same.items()):
+            with owned_now(other, _CONDUCTOR) as ours:
+                if ours:
+                    return other
+    return None
 
 
 def find_study(out: Path, *, pid: int) -> Path | None:
@@ -224,10 +277,10 @@ def _conduct(  # noqa: PLR0913 - a study, and how it is done
     callbacks: Sequence[Callback],
 ) -> Path:
     """Do what is left of a study, say what happens, and keep the record up to date."""
-    deadline = None if place.timeout is None else time.time() + place.timeout
+    deadline = None if place.timeout is None else time.monotonic() + place.timeout
     bench = Bench(study, folder, asked, _is_local(url, folder), deadline)
     teller = _Teller(bench, opened.n_trials, place)
-    with quiet():
+    with owned_now(folder, _CONDUCTOR), quiet():  # others may join in; one who conducts is seen by them
         with without_others(folder):
             give_back_lost(study, folder, local=bench.local, suspect=False)
             put_seats(study, opened.n_trials, opened.task.first)

@@ -174,8 +174,9 @@ def _check_sqlite(path: Path) -> None:
     """Look into a file without writing; one that is not there is fine."""
     if not path.is_file():
         return
+    mode = "rw" if Path(f"{path}-journal").exists() else "ro"  # what a process killed has left half-done is taken back
     try:
-        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as file:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode={mode}", uri=True)) as file:
             tables = {row[0] for row in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     except sqlite3.DatabaseError as error:
         raise ValueError(f"{path} is not a study's storage ({error}); give another --storage") from None

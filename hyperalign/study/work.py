@@ -54,7 +54,7 @@ class Bench(NamedTuple):
         folder: Where the locks of its workers lie.
         asked: What it is asked for.
         local: Whether no other folder shares it.
-        deadline: Of `time.time()`: no trial begins after it; None for never.
+        deadline: Of `time.monotonic()`, one clock for all processes: no trial begins after it; None for never.
     """
 
     study: optuna.Study
@@ -82,7 +82,7 @@ def reason_to_stop(bench: Bench) -> str | None:
     said = bench.study.user_attrs.get(STOP)
     if said:
         return str(said)
-    if bench.deadline is not None and time.time() >= bench.deadline:
+    if bench.deadline is not None and time.monotonic() >= bench.deadline:
         return "the time is up"
     done = [trial for trial in finished(bench.study) if trial.state == TrialState.COMPLETE]
     asked = bench.asked

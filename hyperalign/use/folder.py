@@ -5,12 +5,14 @@ program, at a path of the machine that wrote it, or on a hub, pinned to a commit
 bytes or an error.
 """
 
+import errno
 import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
+from glob import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +22,8 @@ from safetensors.numpy import load_file
 import hyperalign
 from hyperalign.align.solution import Solution
 from hyperalign.embed.identity import identity
+from hyperalign.embed.locks import owned_file
+from hyperalign.embed.shards import unwritten
 from hyperalign.embed.zoo import EncoderSpec, zoo_folder
 from hyperalign.packing import pack
 from hyperalign.record import to_json
@@ -69,14 +73,32 @@ def drafted_folder(folder: Path) -> Iterator[Path]:
     """
     refuse_full(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(folder)
     draft = folder.parent / f".{folder.name}.{os.getpid()}.tmp"
-    try:
-        draft.mkdir()
-        yield draft
-        refuse_full(folder)
-        draft.replace(folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    lock = draft.with_suffix(".lock")
+    with owned_file(lock):  # until this process ends, however it does; then the draft may be swept
+        try:
+            draft.mkdir()
+            yield draft
+            refuse_full(folder)
+            draft.replace(folder)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):  # those of a copy name its source
+                raise unwritten(folder, error) from None
+            raise
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+            with suppress(OSError):
+                lock.unlink(missing_ok=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what processes that were killed have left of their drafts."""
+    for lock in folder.parent.glob(f".{escape(folder.name)}.*.lock"):
+        with owned_file(lock) as ours:
+            if ours:
+                shutil.rmtree(lock.with_suffix(".tmp"), ignore_errors=True)
+                lock.unlink(missing_ok=True)
 
 
 def refuse_full(folder: Path) -> None:
