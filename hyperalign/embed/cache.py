@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from hyperalign.embed.locks import make_folder, owned
 from hyperalign.embed.partial import Stored, find_stored, store
-from hyperalign.embed.shards import Part, Rows, damage, read_record, store_dtype, write_part, write_record
+from hyperalign.embed.shards import Part, Rows, damage, read_manifest, read_part, store_dtype, write_part, write_record
 from hyperalign.embed.upkeep import Found, find_entries, prune, remove, verify
 
 __all__ = [
@@ -169,7 +169,7 @@ def fill(  # noqa: PLR0913 - whose rows, how they are computed, and who is told
         for index, start in enumerate(range(0, n_rows, shard_rows)):
             stop = min(start + shard_rows, n_rows)
             part = _finished(folder, index, start, stop)
-            if part is None:
+            if part is None or part.dim != (parts[0].dim if parts else part.dim):
                 rows, bad = _computed(embed, start, stop, key, parts)
                 part = write_part(folder, index, start, rows, bad)
             parts.append(part)
@@ -241,15 +241,15 @@ def open_entry(root: Path, key: CacheKey) -> Entry:
 
 def open_folder(folder: Path) -> Entry:
     """Open a finished entry by where it lies, whatever its key."""
-    manifest = read_record(folder / "manifest.json")
-    if manifest is None:
+    manifest = read_manifest(folder)
+    if manifest is None or set(manifest["key"]) != {field.name for field in fields(CacheKey)}:
         raise FileNotFoundError(f"{folder} is no finished entry of a cache; `hyperalign cache ls` lists them")
     return _open(folder.parent, CacheKey(**manifest["key"]), checked=False)
 
 
 def is_whole(root: Path, key: CacheKey) -> bool:
     """Tell whether an entry is finished, without reading its rows."""
-    return read_record(root / key.folder / "manifest.json") is not None
+    return read_manifest(root / key.folder) is not None
 
 
 def _whole(root: Path, key: CacheKey, n_rows: int) -> Entry | None:
@@ -271,7 +271,7 @@ def _whole(root: Path, key: CacheKey, n_rows: int) -> Entry | None:
 
 def _open(root: Path, key: CacheKey, *, checked: bool) -> Entry:
     folder = root / key.folder
-    manifest = read_record(folder / "manifest.json")
+    manifest = read_manifest(folder)
     if manifest is None or manifest["key"] != asdict(key):
         raise FileNotFoundError(
             f"no embeddings of {key.dataset} ({key.split}) by {key.encoder} in {root}; run `hyperalign embed`"
@@ -296,11 +296,10 @@ def _manifest(key: CacheKey, parts: Sequence[Part]) -> dict[str, Any]:
 
 def _finished(folder: Path, index: int, start: int, stop: int) -> Part | None:
     """Find a shard that an earlier run finished and that is still as it was written."""
-    record = read_record(folder / f"part-{index:05}.json")
-    if record is None:
+    part = read_part(folder / f"part-{index:05}.json")
+    if part is None or (part.file, part.start, part.stop) != (f"part-{index:05}.npy", start, stop):
         return None
-    part = Part.from_record(record)
-    return part if (part.start, part.stop) == (start, stop) and damage(folder, part) is None else None
+    return part if damage(folder, part) is None else None
 
 
 def _computed(
@@ -362,8 +361,8 @@ def _sweep(folder: Path, parts: Sequence[Part]) -> None:
 
 def _tell_of_other(folder: Path, key: CacheKey, n_rows: int, progress: Progress) -> None:
     """Show how far the process that fills this entry has come."""
-    records = (read_record(path) for path in folder.glob("part-*.json"))
-    done = max((record["stop"] for record in records if record), default=0)
+    parts = (read_part(path) for path in folder.glob("part-*.json"))
+    done = max((part.stop for part in parts if part), default=0)
     progress(f"{key.encoder}, {key.split} (by another process)", done, n_rows)
 
 

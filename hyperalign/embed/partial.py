@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperalign.embed.shards import Part, Rows, damage, read_record, write_part
+from hyperalign.embed.plain import misfit
+from hyperalign.embed.shards import Rows, damage, read_part, read_record, write_part
 
 __all__ = ["Stored", "find_stored", "store"]
 
@@ -53,19 +54,23 @@ def find_stored(folder: Path) -> Stored:
     """All sound shards of single items in an entry's folder; a damaged one counts as not there."""
     parts, items, start = [], [], 0
     for path in sorted(folder.glob(f"{_STEM}-*.json")):
-        record = read_record(path)
-        if record is None:
+        part, own = read_part(path), (read_record(path) or {}).get("items")
+        if part is None or not _is_items(own, part.stop - part.start):
             continue
-        part = Part.from_record(record)
-        if damage(folder, part) is None:
+        if damage(folder, part) is None and part.dim == (parts[0].dim if parts else part.dim):
             stop = start + part.stop - part.start
             parts.append(replace(part, start=start, stop=stop))
-            items.append(np.array(record["items"], dtype=np.int64))
+            items.append(np.array(own, dtype=np.int64))
             start = stop
     if not parts:
         return Stored(np.empty(0, np.int64), None, {})
     bad = {index: reason for part in parts for index, reason in part.bad}
     return Stored(np.concatenate(items), Rows(folder, parts, checked=True), bad)
+
+
+def _is_items(own: Any, n_rows: int) -> bool:
+    """Whether what a record says of its rows is one item for each."""
+    return misfit(own, list[int]) is None and len(own) == n_rows and all(0 <= item < 2**62 for item in own)
 
 
 def store(folder: Path, items: NDArray[np.int64], rows: NDArray[Any], bad: Sequence[tuple[int, str]]) -> None:

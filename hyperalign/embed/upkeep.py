@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hyperalign.embed.locks import owned_now
-from hyperalign.embed.shards import Part, damage, read_record
+from hyperalign.embed.shards import Part, damage, read_manifest, read_part
 
 __all__ = ["Found", "find_entries", "prune", "remove", "verify"]
 
@@ -55,9 +55,9 @@ def verify(root: Path, *, progress: Progress = _silent) -> dict[Path, list[str]]
     entries = find_entries(root)
     for done, found in enumerate(entries, start=1):
         paths = [*sorted(found.folder.glob("part-*.json")), *sorted(found.folder.glob("some-*.json"))]
-        records = [read_record(path) for path in paths]
-        problems = [damage(found.folder, Part.from_record(record)) for record in records if record is not None]
-        manifest = read_record(found.folder / "manifest.json")
+        parts = [read_part(path) for path in paths]
+        problems = [damage(found.folder, part) for part in parts if part is not None]
+        manifest = read_manifest(found.folder)
         if manifest is not None:
             problems = [damage(found.folder, Part.from_record(record)) for record in manifest["parts"]]
         elif (found.folder / "manifest.json").exists():
@@ -111,7 +111,7 @@ def _is_entry(path: Path) -> bool:
 
 
 def _found(folder: Path) -> Found:
-    manifest = read_record(folder / "manifest.json")
+    manifest = read_manifest(folder)
     facts = [path.stat() for path in folder.iterdir()]
     shape = (manifest["shape"][0], manifest["shape"][1]) if manifest else None
     used = max((fact.st_mtime for fact in facts), default=folder.stat().st_mtime)
