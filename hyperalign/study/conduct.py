@@ -18,12 +18,14 @@ import optuna
 
 from hyperalign import __version__
 from hyperalign.config import build
+from hyperalign.embed.plain import parse_json
 from hyperalign.machine import find_commits, find_hardware, find_versions
 from hyperalign.pipeline import ask, digest_inputs, prepare_rows
 from hyperalign.record import to_json
 from hyperalign.request import SearchConfig, from_record
 from hyperalign.run import create_folder, log_event, read_log, write_whole
 from hyperalign.study.asked import StudyConfig
+from hyperalign.study.findings import find_fault
 from hyperalign.study.outcome import best_trials, describe, metric_names, trial_in_words, write_best
 from hyperalign.study.pairs import open_pairs, pairs_task
 from hyperalign.study.samplers import make_pruner
@@ -34,6 +36,7 @@ from hyperalign.study.storage import (
     create_study,
     dashboard_words,
     load_study,
+    local_file,
     open_storage,
     quiet,
     settle_storage,
@@ -203,12 +206,13 @@ def read_study(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is not a study: it has no {RECORD}; give a folder that `study` has made")
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = parse_json(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path} cannot be read as JSON ({error}); the study must be made again") from None
     check_mark(record, str(path))
-    if not {"configuration", "asked", "storage", "name", "inputs"} <= set(record):
-        raise ValueError(f"{path} is not the record of a study: it says not what was asked; begin a new study")
+    fault = find_fault(record)
+    if fault is not None:
+        raise ValueError(f"{path} is not the record of a study: {fault}; begin a new study")
     return dict(record)
 
 
@@ -216,7 +220,7 @@ def find_study(out: Path, *, pid: int) -> Path | None:
     """The newest study under `out` that process `pid` has begun, or gone on with, and not finished."""
     for path in sorted(out.glob(f"*/{RECORD}"), key=lambda path: path.stat().st_mtime, reverse=True):
         begun = any(line.get("pid") == pid for line in read_log(path.parent))
-        if begun and json.loads(path.read_text(encoding="utf-8")).get("status") != "finished":
+        if begun and read_study(path.parent).get("status") != "finished":
             return path.parent
     return None
 
@@ -398,7 +402,10 @@ def _recorded(record: Mapping[str, Any]) -> tuple[SearchConfig, StudyConfig]:
 
 def _url_of(record: Mapping[str, Any], folder: Path, storage: str | None) -> str:
     """Where a study is kept; a password is in no record and must be given again."""
-    url = settle_storage(str(record["storage"]), folder, jobs=1)
+    url = settle_storage(record["storage"], folder, jobs=1)
+    file = local_file(url)
+    if file is not None and not file.is_file():
+        raise FileNotFoundError(f"the trials of {folder} were kept in {file}, where nothing is; bring the file back")
     if storage is not None:
         given = settle_storage(storage, folder, jobs=1)
         if shown(given) != url:
@@ -428,4 +435,4 @@ def _place_words(url: str, folder: Path) -> str:
 
 def hint(folder: Path) -> str:
     """How a study is shown in a browser."""
-    return dashboard_words(settle_storage(str(read_study(folder)["storage"]), folder, jobs=1))
+    return dashboard_words(settle_storage(read_study(folder)["storage"], folder, jobs=1))
