@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperalign.embed.plain import misfit
-from hyperalign.embed.shards import Rows, damage, read_part, read_record, write_part
+from hyperalign.embed.shards import Part, Rows, damage, read_part, read_record, write_part
 
 __all__ = ["Stored", "find_stored", "store"]
 
@@ -52,7 +52,9 @@ class Stored(NamedTuple):
 
 def find_stored(folder: Path) -> Stored:
     """All sound shards of single items in an entry's folder; a damaged one counts as not there."""
-    parts, items, start = [], [], 0
+    parts: list[Part] = []
+    items: list[NDArray[np.int64]] = []
+    start = 0
     for path in sorted(folder.glob(f"{_STEM}-*.json")):
         part, own = read_part(path), (read_record(path) or {}).get("items")
         if part is None or not _is_items(own, part.stop - part.start):

@@ -51,9 +51,10 @@ def read_stock(folder: Path) -> Stock:
     places: list[Place] = []
     start = 0
     for path in sorted(folder.glob(f"{_STEM}-*.json")):
-        part, items = read_part(path), (read_record(path) or {}).get("items")
+        part, items = read_part(path), (read_record(path) or {}).get("items", [])
         sound = part is not None and part.file == path.with_suffix(".npy").name and damage(folder, part) is None
-        if part is None or not sound or not _are_places(items, part.stop - part.start):
+        alike = part is not None and part.dim == (parts[0].dim if parts else part.dim)
+        if part is None or not (sound and alike) or not _are_places(items, part.stop - part.start):
             path.with_suffix(".npy").unlink(missing_ok=True)
             path.unlink()
             continue

@@ -170,7 +170,8 @@ def rewritten(rng: random.Random, value: Any) -> Any:
 
 def _somewhere(rng: random.Random, holder: Any) -> tuple[Any, Any]:
     """A place in plain data: what holds it, and its key or index."""
-    inside, key = holder, "root"
+    inside: Any = holder
+    key: Any = "root"
     while isinstance(inside[key], dict | list) and inside[key] and rng.random() < 0.85:
         inside = inside[key]
         key = rng.choice(list(inside)) if isinstance(inside, dict) else rng.randrange(len(inside))

@@ -20,7 +20,7 @@ from small_zoo import small_search, write_world
 from hyperalign.cli.asking import from_record
 from hyperalign.embed.cache import CacheKey, fill, fill_some, find_entries, is_whole, n_missing, open_folder, verify
 from hyperalign.embed.upkeep import prune
-from hyperalign.embed.zoo import EncoderSpec, Limits, Range, load_zoo
+from hyperalign.embed.zoo import Limits, Range, load_zoo, read_spec
 from hyperalign.relimit import open_run
 from hyperalign.run import earlier_seconds, find_finished, finished_stages, load_run, load_stage, read_log
 from hyperalign.show.page import render_page
@@ -276,29 +276,11 @@ def open_galleries(folder: Path) -> Case:
 
 def open_pairs(folder: Path) -> Case:
     """Exported pairs: `hyperalign.json`, the connector, and encoders that would run code."""
-    images = EncoderSpec(
-        **{
-            "name": "eye",
-            "modality": "image",
-            "loader": "timm",
-            "architecture": "resnet10t",
-            "checkpoint": "w.safetensors",
-        },
-        **{
-            "input_size": 32,
-            "mean": (0.5, 0.5, 0.5),
-            "std": (0.5, 0.5, 0.5),
-            "interpolation": "bicubic",
-            "crop_pct": 1.0,
-        },
-        **{"embed_dim": 6, "n_params": 100, "gflops": 0.1, "folder": folder / "pair" / "encoders"},
-    )
+    treated = {"input_size": 32, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "crop_pct": 1.0}
+    treated |= {"embed_dim": 6, "n_params": 100, "gflops": 0.1, "modality": "image"}
+    timm = {"name": "eye", "loader": "timm", "architecture": "resnet10t", "checkpoint": "w.safetensors"}
+    images = read_spec({**timm, **treated}, folder / "pair" / "encoders")
     text = next(spec for spec in load_zoo("embedded") if spec.modality == "text")
-    own = EncoderSpec(
-        **{"name": "own", "modality": "image", "loader": "python", "factory": "evil.py:run", "input_size": 32},
-        **{"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "embed_dim": 6, "n_params": 100, "gflops": 0.1},
-        **{"interpolation": "bicubic", "crop_pct": 1.0},
-    )
     home = folder / "pair"
     (home / "encoders").mkdir(parents=True)
     (home / "encoders" / "w.safetensors").write_bytes(save({"a": np.zeros(3, np.float32)}))
@@ -312,8 +294,8 @@ def open_pairs(folder: Path) -> Case:
     write_joint(home, joint, {**about, "run": {"seeds": [1]}, **records})
     kept = Kept(home)
     config = json.loads(kept.files["hyperalign.json"])
-    fields = {name: getattr(own, name) for name in own.__slots__ if name != "folder"}
-    evil = {**{k: v for k, v in fields.items() if v is not None}, "folder": ".", "weights": "", "preprocess": ""}
+    own = {"name": "own", "loader": "python", "factory": "evil.py:run", **treated}
+    evil = {**own, "folder": ".", "weights": "", "preprocess": ""}
 
     def case(rng: random.Random) -> None:
         if rng.random() < 0.75:

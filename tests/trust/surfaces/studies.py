@@ -43,7 +43,7 @@ _PIECES = tuple(
 
 def open_studies(folder: Path) -> Case:
     """Words for storages, databases and journals that are none, and records of a study that say something else."""
-    storage.time = SimpleNamespace(sleep=lambda seconds: None)  # type: ignore[assignment]  # a mark may come late
+    vars(storage)["time"] = SimpleNamespace(sleep=lambda seconds: None)  # a mark may come late
     world = write_world(folder / "world")
     place = Place(
         cache_dir=world / "cache", out=folder / "out", storage="journal", progress=_silent, say=lambda words: None

@@ -103,8 +103,8 @@ def open_zoos(folder: Path) -> Case:
             Console(file=io.StringIO(), width=100).print(encoders_table(specs))
             find_encoder(specs, rng.choice(WORDS))
         kept = within(specs, Limits(image_params=parse_range("30M"), licenses=("mit",) if rng.random() < 0.3 else ()))
-        sides = [[spec for spec in kept if spec.modality == side] for side in ("image", "text")]
-        pairs_within(*sides, Limits(pair_params=parse_range("1:1G")))
+        images, texts = ([spec for spec in kept if spec.modality == side] for side in ("image", "text"))
+        pairs_within(images, texts, Limits(pair_params=parse_range("1:1G")))
 
     return case
 
