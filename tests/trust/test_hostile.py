@@ -77,7 +77,7 @@ def harmful(what: str) -> Any:
     ("what", "finding"),
     [
         ("write", "open of"),
-        ("beside", "open of"),
+        ("beside", "../beside"),
         ("exec", "exec of <string>"),
         ("start", "subprocess.Popen"),
         ("leak", "JSONDecodeError at ?"),

@@ -49,6 +49,7 @@ def _write_pictures(folder: Path) -> None:
 
 def open_tables(folder: Path) -> Case:
     """Tables of pictures and captions as .csv, .tsv and .jsonl, opened, split and filtered."""
+    compile_vocabulary(["cat"])  # its library takes seconds to import
     _write_pictures(folder)
     valid = {
         "csv": [_csv(_ROWS, ","), _csv(_ROWS, ";"), b'\xef\xbb\xbfpath,text\np/0.png,"a, b"\n'],
@@ -112,6 +113,7 @@ def _lines(rows: list[Any]) -> bytes:
 
 def open_parquets(folder: Path) -> Case:
     """Tables as .parquet: columns of every type, and their bytes."""
+    compile_vocabulary(["cat"])  # its library takes seconds to import
     _write_pictures(folder)
     columns = _odd_columns()
     path, valid = folder / "pairs.parquet", [_parquet(some) for some in columns]
@@ -180,6 +182,7 @@ _TYPES = (
 
 def open_tars(folder: Path) -> Case:
     """Tar shards: names that lead out, links, devices, sizes that lie, long headers, and their bytes."""
+    compile_vocabulary(["cat"])  # its library takes seconds to import
     pictures = [_encoded(kind) for kind in ("PNG", "JPEG")]
     valid = [_tar(random.Random(k), pictures, odd=0.0) for k in range(8)]
     path = folder / "train.tar"
@@ -299,6 +302,7 @@ _WORDS_OF_SET: dict[str, Any] = {
 
 def open_labels(folder: Path) -> Case:
     """Label sets and what stands beside them, vocabularies, class names and prompts."""
+    compile_vocabulary(["cat"])  # its library takes seconds to import
     for name in ("cat", "dog"):
         (folder / "pets" / name).mkdir(parents=True)
         Image.new("RGB", (2, 2)).save(folder / "pets" / name / "0.png")
