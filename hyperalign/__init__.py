@@ -6,6 +6,7 @@ The map, in the order in which data meets the modules; a line of code may import
     machine    versions, hardware, commits and speed of where a result was made
     embed      pictures and captions become rows on disk
         zoo             encoders as data: what is declared, what a limit lets through
+        plain           JSON that anyone may have written, and the types it should have
         world           what a scene of the embedded data set is, and how one is drawn
         captions        a scene becomes sentences
         paint           a scene becomes pixels
@@ -127,6 +128,7 @@ The map, in the order in which data meets the modules; a line of code may import
         pairs           trials that are pairs of encoders
         work            trials done, by one process or several
         replay          trials over pairs whose scores are known
+        findings        what `study.json` says, as types
         outcome         what came of a study, and what repeats its best trial
         conduct         a study from its first word to its record
     bench      figures that a sceptic can make again

@@ -36,16 +36,33 @@ def _same(value: Any) -> Any:
 def _listed(value: Any) -> tuple[str, ...]:
     """`a,b` or [`a`, `b`] as a tuple of words."""
     parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple):
+        raise ValueError(f"a list of words is wanted, such as a,b, got {value!r}")
     return tuple(str(part).strip() for part in parts if str(part).strip())
 
 
+def _worded(value: Any) -> str:
+    """A limit as it would be typed; a number is as good."""
+    if isinstance(value, str) or (isinstance(value, int | float) and not isinstance(value, bool)):
+        return str(value)
+    raise ValueError(f"a limit is a number or words such as 30M:120M, got {value!r}")
+
+
+def _range(value: Any) -> Range:
+    return parse_range(_worded(value))
+
+
+def _dim(value: Any) -> Range:
+    return parse_dim(_worded(value))
+
+
 _PLACES = {
-    "budget": _Place(("limits", "image_params"), parse_range),
-    "text_budget": _Place(("limits", "text_params"), parse_range),
-    "pair_budget": _Place(("limits", "pair_params"), parse_range),
-    "max_gflops": _Place(("limits", "gflops"), parse_range),
-    "max_latency": _Place(("limits", "latency_ms"), parse_range),
-    "dim": _Place(("limits", "dim"), parse_dim),
+    "budget": _Place(("limits", "image_params"), _range),
+    "text_budget": _Place(("limits", "text_params"), _range),
+    "pair_budget": _Place(("limits", "pair_params"), _range),
+    "max_gflops": _Place(("limits", "gflops"), _range),
+    "max_latency": _Place(("limits", "latency_ms"), _range),
+    "dim": _Place(("limits", "dim"), _dim),
     "license": _Place(("limits", "licenses"), _listed),
     "method": _Place(("methods",), _listed),
     "steps": _Place(("train", "n_steps"), _same),
@@ -76,6 +93,8 @@ def place_words(words: Mapping[str, Any]) -> dict[str, Any]:
             continue
         place = _PLACES.get(word, _Place((word,), _same))
         table = record.setdefault(place.path[0], {}) if len(place.path) > 1 else record
+        if not isinstance(table, dict):
+            raise ValueError(f"{place.path[0]} must be a table, got {table!r}")
         table[place.path[-1]] = place.read(value)
         _settle(table, place.path[-1])
     return record
@@ -97,7 +116,9 @@ def read_words(path: Path, known: Iterable[str], *, tables: Sequence[str] = ()) 
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileNotFoundError(f"no configuration file {path}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise ValueError(f"{path}: not a TOML file: it is nested too deep") from None
+    except ValueError as error:  # of TOML, of UTF-8, or of a number beyond any machine
         raise ValueError(f"{path}: not a TOML file: {error}") from None
     words = {key.replace("-", "_"): value for key, value in content.items()}
     options = set(known)
@@ -127,6 +148,8 @@ def build(cls: type[_C], record: Mapping[str, Any], *, base: _C | None = None, w
 
 def convert(cls: type[_C], record: Mapping[str, Any], *, base: _C | None = None, where: str = "") -> dict[str, Any]:
     """The values of a record as the fields of `cls` want them, and nothing for what is left out; as for `build`."""
+    if not isinstance(record, Mapping):
+        raise ValueError(f"{where.rstrip('.') or 'a configuration'} must be a table, got {record!r}")
     known = {field.name: field for field in fields(cast(Any, cls))}
     hints = get_type_hints(cls)
     values: dict[str, Any] = {}

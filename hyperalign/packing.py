@@ -13,6 +13,8 @@ from hyperalign.align.canonical import Canonical, Whitening
 from hyperalign.align.grid import PairIndex
 from hyperalign.align.solution import Kept, Solution
 from hyperalign.align.train import Fit, Look
+from hyperalign.embed.plain import first_line, misfit
+from hyperalign.record import SolutionRecord
 
 __all__ = ["join", "pack", "pack_kept", "restrict", "unpack", "unpack_kept"]
 
@@ -71,8 +73,24 @@ def pack(solution: Solution) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
 
 
 def unpack(tensors: Mapping[str, NDArray[Any]], record: Mapping[str, Any]) -> Solution:
-    """What `pack` took apart."""
-    pairs = [(int(i), int(j)) for i, j in record["pairs"]]
+    """What `pack` took apart.
+
+    Raises:
+        ValueError: If record and tensors do not belong together.
+    """
+    fault = misfit(record, SolutionRecord)
+    pairs = [] if fault else [(int(i), int(j)) for i, j in record["pairs"]]
+    if fault is None and not all(0 <= i < len(record["images"]) and 0 <= j < len(record["texts"]) for i, j in pairs):
+        fault = "a pair is of encoders that are not there"
+    if fault is not None:
+        raise ValueError(f"the record of connectors is damaged: {fault}")
+    try:
+        return _unpack(tensors, record, pairs)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise ValueError(f"connectors and their record do not belong together: {first_line(error)}") from None
+
+
+def _unpack(tensors: Mapping[str, NDArray[Any]], record: Mapping[str, Any], pairs: list[tuple[int, int]]) -> Solution:
     kept = {name.removeprefix("kept/"): array for name, array in tensors.items() if name.startswith("kept/")}
     return Solution(
         method=record["method"],
@@ -82,7 +100,7 @@ def unpack(tensors: Mapping[str, NDArray[Any]], record: Mapping[str, Any]) -> So
         biases=[_tensor(tensors[f"pair/{i}/{j}/bias"]) for i, j in pairs],
         images=[_whitening(tensors, f"image/{k}", given) for k, given in enumerate(record["images"])],
         texts=[_whitening(tensors, f"text/{k}", given) for k, given in enumerate(record["texts"])],
-        fits=[_fit(given) for given in record["fits"]],
+        fits=[_fit(given) for given in record.get("fits", [])],
         setup_flops=record["setup_flops"],
         emit_flops=record["emit_flops"],
         kept=unpack_kept(kept) if kept else None,

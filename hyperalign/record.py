@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Literal, Required, TypedDict
 
 import numpy as np
 
@@ -20,8 +20,11 @@ __all__ = [
     "PICTURES",
     "WORD_COLUMNS",
     "AgreementRecord",
+    "LogLine",
     "RatioRecord",
+    "ReadResult",
     "Result",
+    "SolutionRecord",
     "to_json",
 ]
 
@@ -137,6 +140,113 @@ class Result(TypedDict, total=False):
     promotion: dict[str, Any]
     roofline: dict[str, Any]
     adopted: list[dict[str, Any]]
+
+
+class _Split(TypedDict, total=False):
+    n_images: int
+    n_captions: int
+    image_digest: str
+    text_digest: str
+
+
+class _Data(TypedDict, total=False):
+    name: Required[str]
+    splits: dict[str, _Split]
+    label_set: dict[str, Any] | None
+
+
+class _Encoder(TypedDict, total=False):
+    name: Required[str]
+    modality: Required[str]
+    loader: Required[str]
+    weights: str
+    preprocess: str
+
+
+class _Adopted(TypedDict, total=False):
+    zoo: Required[list[str]]
+
+
+class _Configuration(TypedDict, total=False):
+    zoo: list[str]
+    data: str
+    task: str
+    seed: int
+    autocast: bool
+
+
+class _Hardware(TypedDict, total=False):
+    memory_bytes: int | None
+
+
+class _Roofline(TypedDict, total=False):
+    flops_per_second: float
+
+
+class ReadResult(TypedDict, total=False):
+    """What the parts of `result.json` must be to be read back; `Result` says what each of them is."""
+
+    name: Required[str]
+    status: Required[Literal["running", "finished"]]
+    configuration: Required[_Configuration]
+    hardware: _Hardware
+    data: _Data
+    encoders: list[_Encoder]
+    adopted: list[_Adopted]
+    roofline: _Roofline
+
+
+class _Whitening(TypedDict):
+    width: int
+    normalise: bool
+
+
+class SolutionRecord(TypedDict, total=False):
+    """What `packing.pack` says of connectors beside their tensors.
+
+    Attributes:
+        method: How they were trained.
+        sides: Of the baseline's words.
+        pairs: Places of both encoders of each.
+        images: Way of each image encoder to canonical coordinates; None where rows are taken as they are.
+        texts: The same of text encoders.
+        fits: How training went.
+        setup_flops: Cost before training.
+        emit_flops: Cost of emitting.
+    """
+
+    method: Required[str]
+    sides: Required[str]
+    pairs: Required[list[tuple[int, int]]]
+    images: Required[list[_Whitening | None]]
+    texts: Required[list[_Whitening | None]]
+    fits: list[Any]
+    setup_flops: Required[int]
+    emit_flops: Required[int]
+
+
+class LogLine(TypedDict, total=False):
+    """What the lines of `log.jsonl` say that are read back; every event has some of it."""
+
+    event: Required[str]
+    time: str
+    pid: int
+    name: str
+    digest: str
+    stage: str
+    step: int
+    loss: float
+    validation: float
+    curve: list[tuple[int, float]]
+    at_step: int
+    to_step: int
+    of: int
+    solution: SolutionRecord
+    images: list[str]
+    texts: list[str]
+    prefix: str
+    method: str
+    seed: int
 
 
 def to_json(value: object, *, indent: int | None = None) -> str:

@@ -5,14 +5,16 @@ not. Opening a run compares all of its pairs once; each limit after that takes a
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hyperalign.embed.zoo import EncoderSpec, Limits, pairs_within, within
+from hyperalign.embed.plain import first_line
+from hyperalign.embed.zoo import EncoderSpec, Limits, pairs_within, read_spec, within
 from hyperalign.rank.ranking import answer
 from hyperalign.rank.resampling import Contributions, per_image, per_picture
 from hyperalign.rank.standings import Standings, pareto
@@ -145,6 +147,15 @@ def read_answered(run: Run) -> Answered:
     Raises:
         FileNotFoundError: If the run has no hits.
     """
+    try:
+        return _read_answered(run)
+    except (KeyError, IndexError, ValueError, TypeError) as error:
+        raise ValueError(
+            f"hits, encoders and leaderboard of {run.path} are not of one run ({first_line(error)}); search again"
+        ) from None
+
+
+def _read_answered(run: Run) -> Answered:
     board = run.leaderboard
     own = board[board["method"] == run.result["method"]]
     first = own.sort_values("position", kind="stable").iloc[0]
@@ -191,13 +202,4 @@ def _hits_order(run: Run, table: pd.DataFrame, specs: Sequence[EncoderSpec]) -> 
 
 def _specs(run: Run) -> tuple[EncoderSpec, ...]:
     """The encoders that took part."""
-    return tuple(_spec(record) for record in run.result["encoders"])
-
-
-def _spec(record: dict[str, Any]) -> EncoderSpec:
-    """An encoder as the run has recorded it."""
-    known = {field.name for field in fields(EncoderSpec)} - {"folder"}
-    values: dict[str, Any] = {
-        name: tuple(v) if isinstance(v, list) else v for name, v in record.items() if name in known
-    }
-    return EncoderSpec(**values)
+    return tuple(read_spec(record, Path()) for record in run.result.get("encoders", []))

@@ -11,7 +11,6 @@ writes a run holds a lock in its folder that goes with the process: one cut shor
 """
 
 import csv
-import json
 import os
 import re
 import shutil
@@ -30,10 +29,20 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from hyperalign.embed.locks import owned_now
+from hyperalign.embed.plain import first_line, misfit, parse_json
 from hyperalign.embed.shards import read_record, unwritten, write_record
 from hyperalign.ledger import Line
 from hyperalign.machine import find_commits, find_hardware, find_versions
-from hyperalign.record import LATE_COLUMNS, LEADERBOARD_COLUMNS, LEDGER_COLUMNS, WORD_COLUMNS, Result, to_json
+from hyperalign.record import (
+    LATE_COLUMNS,
+    LEADERBOARD_COLUMNS,
+    LEDGER_COLUMNS,
+    WORD_COLUMNS,
+    LogLine,
+    ReadResult,
+    Result,
+    to_json,
+)
 
 __all__ = [
     "Run",
@@ -155,7 +164,7 @@ def find_cut_short(out: Path, configuration: Mapping[str, Any], *, inputs: str) 
     Returns:
         None where there is none, or another process is at work on it.
     """
-    asked = json.loads(to_json(configuration))
+    asked = parse_json(to_json(configuration))
     same = {"status": "running", "versions": find_versions(), "commit": find_commits()}
     for path in sorted(out.glob("*/result.json"), reverse=True):
         try:
@@ -195,9 +204,18 @@ def earlier_seconds(run: Path) -> float:
     for line in read_log(run):
         if line.get("event") in ("started", "resumed"):
             parts.append([])
-        if parts and "time" in line:
-            parts[-1].append(datetime.fromisoformat(line["time"]))
+        if parts and (moment := _moment(line.get("time", ""))) is not None:
+            parts[-1].append(moment)
     return sum(max(0.0, (part[-1] - part[0]).total_seconds()) for part in parts if part)  # clocks are set back
+
+
+def _moment(words: str) -> datetime | None:
+    """When a line of the log was written."""
+    try:
+        moment = datetime.fromisoformat(words)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def write_result(run: Path, result: Result) -> None:
@@ -224,13 +242,20 @@ def write_leaderboard(run: Path, table: pd.DataFrame) -> None:
     if tuple(table.columns) != LEADERBOARD_COLUMNS:
         wrong = sorted(set(table.columns) ^ set(LEADERBOARD_COLUMNS)) or "their order"
         raise ValueError(f"leaderboard.csv has fixed columns, and these differ: {wrong}")
-    write_whole(run / "leaderboard.csv", table.to_csv(index=False, lineterminator="\n").encode())
+    write_whole(run / "leaderboard.csv", _as_csv(table))
 
 
 def write_ledger(run: Path, lines: Iterable[Line]) -> None:
     """Write `ledger.csv`, one row per booking."""
     table = pd.DataFrame([line._asdict() for line in lines], columns=list(LEDGER_COLUMNS))
-    write_whole(run / "ledger.csv", table.to_csv(index=False, lineterminator="\n").encode())
+    write_whole(run / "ledger.csv", _as_csv(table))
+
+
+def _as_csv(table: pd.DataFrame) -> bytes:
+    """A table that can be read back: pandas leaves a lone carriage return, as in a licence, outside of quotes."""
+    words = {name: table[name] for name in table.columns if name in WORD_COLUMNS}
+    plain = {name: [w.replace("\r", " ") if isinstance(w, str) else w for w in cells] for name, cells in words.items()}
+    return table.assign(**plain).to_csv(index=False, lineterminator="\n").encode()
 
 
 def write_tensors(path: Path, tensors: Mapping[str, ArrayLike]) -> None:
@@ -260,7 +285,7 @@ def save_stage(run: Path, name: str, *, tensors: Mapping[str, ArrayLike], record
     folder.mkdir(exist_ok=True)
     path = folder / f"{name}.safetensors"
     write_tensors(path, tensors)
-    plain = {"record": json.loads(to_json(record)), "crc32": zlib.crc32(path.read_bytes())}
+    plain = {"record": parse_json(to_json(record)), "crc32": zlib.crc32(path.read_bytes())}
     write_record(folder / f"{name}.json", plain)  # last: a stage without it is not finished
     log_event(run, "stage", name=name)
 
@@ -270,7 +295,8 @@ def load_stage(run: Path, name: str) -> Stage | None:
     path = run / "stages" / f"{name}.safetensors"
     kept = read_record(path.with_suffix(".json"))
     if kept is not None and path.is_file() and zlib.crc32(path.read_bytes()) == kept.get("crc32"):
-        return Stage(load_file(path), kept["record"])
+        with suppress(ValueError):
+            return Stage(load_tensors(path), kept["record"])
     if path.with_suffix(".json").is_file():
         log_event(run, "damaged", name=name)
     return None
@@ -278,19 +304,22 @@ def load_stage(run: Path, name: str) -> Stage | None:
 
 def finished_stages(run: Path) -> list[str]:
     """Names of the stages an unfinished run has behind it, in the order of finishing."""
-    return list(dict.fromkeys(str(line["name"]) for line in read_log(run) if line.get("event") == "stage"))
+    lines = read_log(run)
+    return list(dict.fromkeys(line["name"] for line in lines if line["event"] == "stage" and "name" in line))
 
 
 def read_log(run: Path) -> Iterator[dict[str, Any]]:
-    """The lines of `log.jsonl`; a last line that a crash cut off is left out."""
+    """The lines of `log.jsonl`; one that a crash cut off, or that nobody here has written, is left out."""
     path = run / "log.jsonl"
     if not path.is_file():
         return
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for text in path.read_bytes().splitlines():  # of bytes: a text may hold what Python takes for the end of a line
         try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
+            line = parse_json(text)
+        except ValueError:
             continue
+        if misfit(line, LogLine) is None:
+            yield line
 
 
 def read_result(run: Path) -> Result:
@@ -306,11 +335,12 @@ def read_result(run: Path) -> Result:
     if not path.is_file():
         raise FileNotFoundError(f"{run} is not a run: it has no result.json; give a folder that `search` has made")
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
+        result = parse_json(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path} cannot be read as JSON ({error}); the run must be made again") from None
-    if not isinstance(result, dict) or "configuration" not in result or "status" not in result:
-        raise ValueError(f"{path} is not the record of a run: it has no configuration or no status")
+    fault = misfit(result, ReadResult) or misfit(result, Result)
+    if fault is not None:
+        raise ValueError(f"{path} is not the record of a run: {fault}")
     return cast(Result, result)
 
 
@@ -326,6 +356,11 @@ def load_run(path: Path) -> Run:
         raise ValueError(f"{path} was cut short; go on with `hyperalign search --resume {path}`")
     leaderboard = _read_table(path / "leaderboard.csv", LEADERBOARD_COLUMNS)
     ledger = _read_table(path / "ledger.csv", LEDGER_COLUMNS)
+    for name in ("position", "rank", "seed"):
+        if len(leaderboard) and leaderboard[name].dtype != "int64":
+            raise ValueError(f"{path / 'leaderboard.csv'} is damaged: {name} must be whole numbers; run it again")
+    if len(leaderboard) and result.get("method") not in {*leaderboard["method"]}:
+        raise ValueError(f"{path} is damaged: its leaderboard has no row of its method; the run must be made again")
     return Run(path=path, result=result, leaderboard=leaderboard, ledger=ledger)
 
 
@@ -336,10 +371,18 @@ def same_table(first: Path, second: Path) -> bool:
 
 
 def load_tensors(path: Path) -> dict[str, NDArray[Any]]:
-    """Read `connectors.safetensors`, `hits.safetensors` or `kept.safetensors` of a run."""
+    """Read `connectors.safetensors`, `hits.safetensors` or `kept.safetensors` of a run.
+
+    Raises:
+        FileNotFoundError: If it is not there.
+        ValueError: If it is no whole safetensors file.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"the run {path.parent} has no {path.name}; it must be made again")
-    return cast(dict[str, NDArray[Any]], load_file(path))
+    try:
+        return cast(dict[str, NDArray[Any]], load_file(path))
+    except Exception as error:  # the library's own kind, and NumPy's where it has no such numbers
+        raise ValueError(f"{path} is damaged ({first_line(error)}); it must be made again") from None
 
 
 def find_finished(out: Path) -> Path:

@@ -71,5 +71,5 @@ def test_what_does_not_fit_together_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"text_emb_10\.npy must hold float rows of width 3, got float16 \(2, 4\)"):
         import_clip_retrieval(tmp_path)
     (tmp_path / "text_emb" / "text_emb_10.npy").write_bytes(b"no array")
-    with pytest.raises(ValueError, match=r"text_emb_10\.npy is not a NumPy file"):
+    with pytest.raises(ValueError, match=r"text_emb_10\.npy is no whole \.npy of numbers"):
         import_clip_retrieval(tmp_path)

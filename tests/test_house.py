@@ -190,12 +190,42 @@ def test_a_module_says_what_it_is_for(path: Path) -> None:
     assert len(first) > 20
 
 
+READS_PICKLE = {"pickle", "cloudpickle", "joblib", "dill", "shelve", "marshal", "code", "yaml"}
+RUNS_CODE = {
+    "eval",
+    "exec",
+    "compile",
+    "__import__",
+    "os.system",
+    "os.popen",
+    "pd.eval",
+    "pandas.eval",
+    "pd.read_pickle",
+}
+MUST_SAY = {  # by the end of what is called, what must stand in the call
+    "torch.load": "weights_only=True",
+    "models.load_state_dict": "weights_only=True",
+    "np.load": "allow_pickle=False",
+    "write_array": "allow_pickle=False",
+    "np.save": "allow_pickle=False",
+    "open_clip.create_model": "weights_only=True",
+    "library.SentenceTransformer": "trust_remote_code=False",
+}
+MAY_NOT_SAY = ("trust_remote_code=True", "weights_only=False", "allow_pickle=True", "shell=True")
+RUNS_A_FACTORY = "embed.networks"  # of a zoo that the user named, or of a folder that was trusted by name
+
+
 @pytest.mark.parametrize("path", CODE, ids=name_of)
-def test_no_weights_are_read_as_pickle(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
-            assert "weights_only=True" in ast.unparse(node)
-    assert not {"pickle", "cloudpickle", "joblib", "dill"} & {name.split(".")[0] for name in imports(path)}
+def test_nothing_is_unpickled_and_no_code_is_run_from_data(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert not READS_PICKLE & {name.split(".")[0] for name in imports(path)}
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        name, words = ast.unparse(call.func), [ast.unparse(word) for word in call.keywords]
+        assert name not in RUNS_CODE
+        assert not name.endswith("exec_module") or name_of(path) == RUNS_A_FACTORY
+        assert not {*MAY_NOT_SAY} & {*words}, ast.unparse(call)
+        for end, word in MUST_SAY.items():
+            assert not f".{name}".endswith(f".{end}") or word in words, ast.unparse(call)
 
 
 @pytest.mark.parametrize("name", ["embedded", "hub", "hyperclip"])

@@ -2,8 +2,10 @@
 
 import io
 import struct
+import tracemalloc
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -140,3 +142,66 @@ def test_pictures_are_found_at_their_offsets(tmp_path: Path) -> None:
 def test_a_picture_that_has_gone_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"gone\.png"):
         whole_files([str(tmp_path / "gone.png")])[0]
+
+
+def gif_bomb(side: int) -> bytes:
+    head = b"GIF89a" + struct.pack("<HHBBB", side, side, 0, 0, 0)
+    return head + b"," + struct.pack("<HHHHB", 0, 0, side, side, 0) + b"\x02\x02\x4c\x01\x00;"
+
+
+def tiff_bomb(side: int) -> bytes:
+    tags = [(256, 4, side), (257, 4, side), (258, 3, 8), (259, 3, 1), (262, 3, 1), (273, 4, 8), (277, 3, 1)]
+    tags += [(278, 4, side), (279, 4, side * side)]
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    return b"II*\x00" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", 0)
+
+
+def bmp_bomb(side: int) -> bytes:
+    head = b"BM" + struct.pack("<IHHI", 54, 0, 0, 54)
+    return head + struct.pack("<IiiHHIIiiII", 40, side, side, 1, 1, 0, 0, 0, 0, 2, 0)
+
+
+def png_bomb(side: int) -> bytes:
+    return png_claiming(side, side)
+
+
+@pytest.mark.parametrize("bomb", [png_bomb, gif_bomb, tiff_bomb, bmp_bomb], ids=lambda bomb: bomb.__name__)
+@pytest.mark.parametrize("side", [12_000, 60_000])
+def test_a_bomb_of_any_format_is_refused_by_its_size_and_nothing_is_unpacked(bomb: Any, side: int) -> None:
+    data = bomb(side)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="more than 89,478,485"):
+        decode(data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert len(data) < 10_000
+    assert peak < 1_000_000
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF"])
+def test_a_picture_that_is_cut_anywhere_is_refused_or_whole(kind: str) -> None:
+    data = encoded(NOISE, kind)
+    whole = np.asarray(decode(data))
+    for at in range(0, len(data), max(1, len(data) // 40)):
+        try:
+            assert np.array_equal(np.asarray(decode(data[:at])), whole)  # what was cut off was no part of the pixels
+        except ValueError as error:
+            assert str(error)  # noqa: PT017
+
+
+def test_bombs_and_cut_pictures_of_a_split_are_counted_and_named(tmp_path: Path) -> None:
+    good = encoded(NOISE, "PNG")
+    for name, data in (("a", good), ("bomb", png_bomb(60_000)), ("c", good), ("cut", good[:-200])):
+        (tmp_path / f"{name}.png").write_bytes(data)
+    files = whole_files([str(tmp_path / f"{name}.png") for name in ("a", "bomb", "c", "cut")])
+
+    bad = {}
+    for index in range(len(files)):
+        try:
+            files[index]
+        except ValueError as error:
+            bad[index] = str(error)
+
+    assert sorted(bad) == [1, 3]
+    assert "60000 × 60000" in bad[1] or "89,478,485" in bad[1]

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["Polite", "print_json", "say", "show_progress", "stdout"]
 
 
+_LONGEST = 1000  # letters of a sentence; names and values in it may be of any length
+
+
 class Polite(TyperGroup):
     """A group of commands in which a user's mistake ends with one sentence and not with a traceback."""
 
@@ -79,7 +82,9 @@ def _sentence(error: Exception) -> str | None:
     if isinstance(error, ImportError) and error.name is not None:
         return None
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    return " ".join(text.split()) if " " in text else None
+    words = " ".join(text.split())
+    words = words if len(words) <= _LONGEST else f"{words[: _LONGEST // 2]} … {words[-_LONGEST // 2 :]}"
+    return words if " " in text else None
 
 
 def _forget_stdout() -> None:

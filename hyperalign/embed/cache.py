@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -184,7 +184,7 @@ def fill(  # noqa: PLR0913 - whose rows, how they are computed, and who is told
         for index, start in enumerate(range(0, n_rows, shard_rows)):
             stop = min(start + shard_rows, n_rows)
             part = _finished(folder, index, (start, stop), known, tell)
-            if part is None:
+            if part is None or part.dim != (parts[0].dim if parts else part.dim):
                 rows, bad = _computed(embed, start, stop, key, parts)
                 part = write_part(folder, index, start, rows, bad)
             parts.append(part)
@@ -257,7 +257,7 @@ def open_entry(root: Path, key: CacheKey) -> Entry:
 def open_folder(folder: Path) -> Entry:
     """Open a finished entry by where it lies, whatever its key."""
     manifest = read_manifest(folder)
-    if manifest is None:
+    if manifest is None or set(manifest["key"]) != {field.name for field in fields(CacheKey)}:
         raise FileNotFoundError(f"{folder} is no finished entry of a cache; `hyperalign cache ls` lists them")
     return _open(folder.parent, CacheKey(**manifest["key"]), checked=False)
 
@@ -339,7 +339,7 @@ def _finished(folder: Path, index: int, bounds: tuple[int, int], known: Mapping[
     fault = record_fault(record) if own is None and (part or record.is_file()) else None
     if fault is not None:
         tell(f"{folder.name}: {fault}; it is written again")
-    if part is None or (part.start, part.stop) != bounds:
+    if part is None or (part.file, part.start, part.stop) != (record.with_suffix(".npy").name, *bounds):
         return None
     fault = damage(folder, part)
     if fault is not None:
@@ -410,8 +410,8 @@ def _sweep(folder: Path, parts: Sequence[Part]) -> None:
 
 def _tell_of_other(folder: Path, key: CacheKey, n_rows: int, progress: Progress) -> None:
     """Show how far the process that fills this entry has come."""
-    records = (read_part(path) for path in folder.glob("part-*.json"))
-    done = max((part.stop for part in records if part), default=0)
+    parts = (read_part(path) for path in folder.glob("part-*.json"))
+    done = max((part.stop for part in parts if part), default=0)
     progress(f"{key.encoder}, {key.split} (by another process)", done, n_rows)
 
 

@@ -5,12 +5,10 @@ They are mapped where they lie; `adopt` makes an entry of the cache of them.
 
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import NamedTuple
 
 from hyperalign.embed.cache import CacheKey, Entry, fill
-from hyperalign.embed.shards import Part, Rows
+from hyperalign.embed.shards import Part, Rows, read_array
 from hyperalign.embed.tables import parquet_rows
 
 __all__ = ["Imported", "adopt", "import_clip_retrieval"]
@@ -54,10 +52,8 @@ def adopt(root: Path, key: CacheKey, rows: Rows) -> Entry:
 def _rows(folder: Path) -> Rows | None:
     parts: list[Part] = []
     for path in _numbered(folder, ".npy"):
-        try:
-            shape, dtype = _header(path)
-        except Exception:  # NumPy reads the header as Python text: a damaged one fails in any way text can
-            raise ValueError(f"{path} is not a NumPy file that can be read; copy it again") from None
+        rows = read_array(path)
+        shape, dtype = rows.shape, rows.dtype
         if len(shape) != 2 or dtype.kind != "f" or (parts and shape[1] != parts[0].dim):
             width = f"of width {parts[0].dim}" if parts else "of any width"
             raise ValueError(f"{path} must hold float rows {width}, got {dtype.name} {shape}")
@@ -74,11 +70,6 @@ def _rows(folder: Path) -> Rows | None:
             )
         )
     return Rows(folder, parts) if parts else None
-
-
-def _header(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    rows = np.load(path, mmap_mode="r", allow_pickle=False)
-    return rows.shape, rows.dtype
 
 
 def _metadata(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:

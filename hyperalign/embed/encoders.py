@@ -22,6 +22,7 @@ from hyperalign.embed.feed import feed, worthwhile_workers
 from hyperalign.embed.networks import PictureInput, build_network, first_line, picture_transform
 from hyperalign.embed.pictures import Pictures
 from hyperalign.embed.sentences import build_sentence_encoder, n_cut, n_parameters, probe_caption
+from hyperalign.embed.shards import read_array
 from hyperalign.embed.zoo import EncoderSpec, Facts
 
 Progress = Callable[[str, int, int], None]
@@ -243,11 +244,11 @@ def open_rows(spec: EncoderSpec, split: str) -> NDArray[Any]:
     """Ready embeddings of one split, (n, D), read from disk as they are asked for."""
     path = spec.folder / str(spec.checkpoint).replace("{split}", split)
     try:
-        rows: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        rows = read_array(path)
     except FileNotFoundError:
         raise FileNotFoundError(f"encoder {spec.name!r}: no embeddings {path} for split {split!r}") from None
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"encoder {spec.name!r}: {path} is no .npy of embeddings: {first_line(error)}") from None
+    except ValueError as error:
+        raise ValueError(f"encoder {spec.name!r}: {error}") from None
     if rows.ndim != 2 or rows.dtype.kind != "f":
         raise ValueError(f"encoder {spec.name!r}: {path} must hold (n, D) floats, got {rows.shape} {rows.dtype}")
     if spec.embed_dim not in (None, rows.shape[1]):

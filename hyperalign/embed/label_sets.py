@@ -5,7 +5,6 @@ numbers, or folder -> name), `templates` (prompts with one `{}`) and `groups`: `
 "metadata.csv:place", a table beside it and its column of groups.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from hyperalign.embed import scenes
 from hyperalign.embed.memory import file_digests
 from hyperalign.embed.pictures import PICTURE_SUFFIXES, Pictures, StoredPictures, whole_files
+from hyperalign.embed.plain import parse_json
 from hyperalign.embed.samples import clean
 from hyperalign.embed.splits import digest_of
 from hyperalign.embed.tables import TABLES, find_pictures, parquet_rows, rows_of
@@ -223,8 +223,8 @@ def _words(path: Path) -> dict[str, Any]:
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        words = json.loads(file.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:
+        words = parse_json(file.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
         raise ValueError(f"{file} is not JSON: {error}") from None
     if not isinstance(words, dict):
         raise ValueError(f"{file} must be an object with `classes` and `templates`, got {type(words).__name__}")

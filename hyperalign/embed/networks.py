@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from hyperalign.embed.clips import build_clip_pictures
+from hyperalign.embed.plain import first_line as first_line
 from hyperalign.embed.zoo import EncoderSpec
 
 Shapes = dict[str, tuple[int, ...]]
@@ -374,12 +375,6 @@ def refuse_import(library: str, error: Exception) -> NoReturn:
     raise ImportError(
         f"{library} cannot be imported ({first_line(error)}); repair it with `pip install --force-reinstall {library}`"
     ) from None
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or its kind where it says nothing."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
 
 
 def _named(error: Exception) -> str:

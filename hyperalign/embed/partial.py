@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperalign.embed.shards import Rows, damage, read_part, read_record, write_part
+from hyperalign.embed.plain import misfit
+from hyperalign.embed.shards import Part, Rows, damage, read_part, read_record, write_part
 
 __all__ = ["Stored", "find_stored", "store"]
 
@@ -56,20 +57,30 @@ def find_stored(folder: Path, *, shards: bool) -> Stored:
         folder: Of the entry.
         shards: Whether the finished shards of an entry that is not whole count too.
     """
-    parts, items, start = [], [], 0
+    parts: list[Part] = []
+    items: list[NDArray[np.int64]] = []
+    start = 0
     for path in sorted([*folder.glob(f"{_STEM}-*.json"), *(folder.glob("part-*.json") if shards else ())]):
         part, record = read_part(path), read_record(path)
         if part is None or record is None:
             continue
-        if damage(folder, part) is None:
+        own = record.get("items", None if path.name.startswith(_STEM) else [*range(part.start, part.stop)])
+        if not _is_items(own, part.stop - part.start):
+            continue
+        if damage(folder, part) is None and part.dim == (parts[0].dim if parts else part.dim):
             stop = start + part.stop - part.start
-            items.append(np.array(record.get("items", range(part.start, part.stop)), dtype=np.int64))
+            items.append(np.array(own, dtype=np.int64))
             parts.append(replace(part, start=start, stop=stop))
             start = stop
     if not parts:
         return Stored(np.empty(0, np.int64), None, {})
     bad = {index: reason for part in parts for index, reason in part.bad}
     return Stored(np.concatenate(items), Rows(folder, parts, checked=True), bad)
+
+
+def _is_items(own: Any, n_rows: int) -> bool:
+    """Whether what a record says of its rows is one item for each."""
+    return misfit(own, list[int]) is None and len(own) == n_rows and all(0 <= item < 2**62 for item in own)
 
 
 def store(folder: Path, items: NDArray[np.int64], rows: NDArray[Any], bad: Sequence[tuple[int, str]]) -> None:

@@ -12,6 +12,9 @@ __all__ = ["SPLITS", "Sample", "Source", "captions_in", "clean", "expand", "spli
 
 SPLITS: Final = ("train", "val", "test")
 
+_MOST_FILES: Final = 1_000_000  # that braces may stand for
+_LONGEST: Final = 1024  # letters of a path with braces
+
 _SPLIT_WORDS: Final = {
     "train": "train",
     "training": "train",
@@ -112,6 +115,8 @@ def _split_word(name: str) -> str | None:
 
 def expand(pattern: str) -> list[str]:
     """Write out braces as a shell does: `{a,b}` and ranges `{000..004}`; what is not such a brace stays."""
+    if len(pattern) > _LONGEST:
+        raise ValueError(f"a path has at most {_LONGEST:,} letters, got {len(pattern):,}: {pattern[:60]!r}…")
     for start in (match.start() for match in re.finditer(r"\{", pattern)):
         pieces = _pieces(pattern[start + 1 :])
         if pieces is None:
@@ -119,9 +124,15 @@ def expand(pattern: str) -> list[str]:
         end = start + 1 + len(",".join(pieces)) + 1
         choices = pieces if len(pieces) > 1 else _range(pieces[0])
         if choices:
-            tails = expand(pattern[end:])
-            return [pattern[:start] + inner + tail for choice in choices for inner in expand(choice) for tail in tails]
+            tails, inners = expand(pattern[end:]), [inner for choice in choices for inner in expand(choice)]
+            _refuse_many(pattern, len(inners) * len(tails))
+            return [pattern[:start] + inner + tail for inner in inners for tail in tails]
     return [pattern]
+
+
+def _refuse_many(pattern: str, n_files: int) -> None:
+    if n_files > _MOST_FILES:
+        raise ValueError(f"{pattern} stands for {n_files:,} files; at most {_MOST_FILES:,} can be named")
 
 
 def _pieces(text: str) -> list[str] | None:
@@ -139,13 +150,12 @@ def _pieces(text: str) -> list[str] | None:
 
 def _range(text: str) -> list[str]:
     """Write out `000..004`; nothing if the text is no range."""
-    numbers = re.fullmatch(r"(\d+)\.\.(\d+)", text, re.ASCII)
+    numbers = re.fullmatch(r"(\d{1,18})\.\.(\d{1,18})", text, re.ASCII)
     if not numbers:
         return []
     padded = any(len(number) > 1 and number[0] == "0" for number in numbers.groups())
     width = max(map(len, numbers.groups())) if padded else 0
     low, high = map(int, numbers.groups())
-    if abs(high - low) >= 1_000_000:
-        raise ValueError(f"{{{text}}} stands for {abs(high - low) + 1:,} files; at most a million can be named")
+    _refuse_many(f"{{{text}}}", abs(high - low) + 1)
     step = 1 if low <= high else -1
     return [f"{number:0{width}}" for number in range(low, high + step, step)]

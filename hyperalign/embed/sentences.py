@@ -4,18 +4,27 @@ Embeddings are what the model gives: normalised only where the model itself does
 a known word keeps its zero row.
 """
 
-import json
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, TypedDict
 
 from torch import nn
 
 from hyperalign.embed.networks import first_line, refuse_import
+from hyperalign.embed.plain import misfit, parse_json
 from hyperalign.embed.zoo import EncoderSpec
 
+_OWN_MODULE = re.compile(r"sentence_transformers(\.\w+)+")
 N_TOKENS = 16  # of the caption whose cost is declared
+
+
+class _Module(TypedDict):
+    """One line of `modules.json`."""
+
+    type: str
 
 
 def build_sentence_encoder(spec: EncoderSpec, *, offline: bool = False) -> Any:
@@ -26,12 +35,10 @@ def build_sentence_encoder(spec: EncoderSpec, *, offline: bool = False) -> Any:
         offline: Whether a hub name may only be found in the local cache.
     """
     library = _import_library()
-    if "trust_remote_code" in json.dumps(dict(spec.kwargs), default=str):
-        raise ValueError(f"encoder {spec.name!r}: code from a checkpoint is never run; leave trust_remote_code out")
     if spec.loader == "open-clip":
         from hyperalign.embed.clip_captions import ClipCaptions
 
-        model = library.SentenceTransformer(modules=[ClipCaptions(spec)], device="cpu")
+        model = library.SentenceTransformer(modules=[ClipCaptions(spec)], device="cpu", trust_remote_code=False)
         model.float().eval().requires_grad_(False)
         return model
     folder = spec.local_checkpoint()
@@ -39,6 +46,8 @@ def build_sentence_encoder(spec: EncoderSpec, *, offline: bool = False) -> Any:
         raise FileNotFoundError(
             f"encoder {spec.name!r}: no folder {folder}; a name on the hub is declared as 'architecture'"
         )
+    if folder is not None:
+        _refuse_code(spec, folder)
     try:
         with quiet():
             model = library.SentenceTransformer(
@@ -47,6 +56,7 @@ def build_sentence_encoder(spec: EncoderSpec, *, offline: bool = False) -> Any:
                 revision=spec.revision,
                 local_files_only=offline or folder is not None,
                 truncate_dim=spec.truncate_dim,
+                trust_remote_code=False,
                 **spec.kwargs,
             )
     except Exception as error:  # transformers, tokenizers and the hub each have errors of their own
@@ -62,6 +72,26 @@ def build_sentence_encoder(spec: EncoderSpec, *, offline: bool = False) -> Any:
         _replace_pooling(spec, model)
     model.float().eval().requires_grad_(False)
     return model
+
+
+def _refuse_code(spec: EncoderSpec, folder: Path) -> None:
+    """Refuse a folder whose modules are not the library's own: before version 6 it ran the code of a local folder."""
+    path = folder / "modules.json"
+    if not path.is_file():
+        return
+    try:
+        modules = parse_json(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"encoder {spec.name!r}: {path} cannot be read as JSON ({error})") from None
+    fault = misfit(modules, list[_Module])
+    if fault is not None:
+        raise ValueError(f"encoder {spec.name!r}: {path} is damaged: {fault}")
+    for module in modules:
+        if not _OWN_MODULE.fullmatch(module["type"]):
+            raise ValueError(
+                f"encoder {spec.name!r}: {path} asks for {module['type']!r}, which is no module of "
+                "sentence-transformers; code that comes with weights is never run"
+            )
 
 
 def sentence_hub_source(spec: EncoderSpec) -> tuple[str, str]:

@@ -14,16 +14,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
+
+from hyperalign.embed.plain import first_line, misfit, parse_json
 
 __all__ = [
     "FORMAT",
     "Part",
     "Rows",
     "damage",
+    "read_array",
     "read_manifest",
     "read_part",
     "read_record",
@@ -36,6 +39,28 @@ __all__ = [
 
 FORMAT = 1  # of manifests and of records; one that says none is of the first
 _CHUNK = 1 << 20  # bytes read at a time while a checksum is taken
+_DTYPES: Final = ("float16", "float32", "float64")
+
+
+class _PartRecord(TypedDict):
+    """The record of a shard, or its place in a manifest."""
+
+    file: str
+    start: int
+    stop: int
+    dim: int
+    dtype: str
+    n_bytes: int
+    crc32: int | None
+    bad: list[tuple[int, str]]
+
+
+class _ManifestRecord(TypedDict):
+    """What the manifest of an entry says."""
+
+    key: dict[str, str]
+    shape: tuple[int, int]
+    parts: list[_PartRecord]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,9 +89,24 @@ class Part:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Part":
-        """Read back what `write_part` wrote; which items a shard of single ones holds is not part of it."""
-        bad = tuple((int(index), str(reason)) for index, reason in record["bad"])
-        return cls(**{**{name: value for name, value in record.items() if name != "items"}, "bad": bad})
+        """Read back what `write_part` wrote; which items a shard of single ones holds is not part of it.
+
+        Raises:
+            ValueError: If this release has not written it, or it names a file elsewhere.
+        """
+        known = {name: value for name, value in record.items() if name != "items"}
+        fault = misfit(known, _PartRecord)
+        if fault is None and set(known) != set(_PartRecord.__annotations__):
+            fault = f"{sorted(set(known) - set(_PartRecord.__annotations__))[0][:40]!r} means nothing"
+        if fault is None and (Path(record["file"]).name != record["file"] or not record["file"].endswith(".npy")):
+            fault = "its file must lie beside it"
+        if fault is None and not (0 <= record["start"] <= record["stop"] < 2**62 and 1 <= record["dim"] < 2**31):
+            fault = "it must hold rows"
+        if fault is None and (record["dtype"] not in _DTYPES or "\0" in record["file"]):
+            fault = f"its numbers must be {' or '.join(_DTYPES)}"
+        if fault is not None:
+            raise ValueError(f"the record of a shard is damaged: {fault}")
+        return cls(**{**known, "bad": tuple((index, reason) for index, reason in record["bad"])})
 
 
 class Rows:
@@ -202,7 +242,29 @@ def damage(folder: Path, part: Part) -> str | None:
             return f"{part.file} is damaged: its bytes are not those that were written"
     except FileNotFoundError:
         return f"{part.file} is missing"
+    try:
+        _map(folder, part)
+    except ValueError:
+        return f"{part.file} is damaged: it is not the array that its record describes"
     return None
+
+
+def read_array(path: Path, *, mapped: bool = True) -> NDArray[Any]:
+    """Read a .npy, or map it; no code in it is run.
+
+    Raises:
+        FileNotFoundError: If it is not there.
+        ValueError: If it is no whole .npy of numbers.
+    """
+    try:
+        found: NDArray[Any] = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # NumPy reads the header as Python text: a damaged one fails in any way text can
+        raise ValueError(f"{path} is no whole .npy of numbers: {first_line(error)}") from None
+    if not isinstance(found, np.ndarray) or found.dtype.kind not in "fiub":
+        raise ValueError(f"{path} is no whole .npy of numbers: it holds something else")
+    return found
 
 
 def read_part(path: Path) -> Part | None:
@@ -210,15 +272,24 @@ def read_part(path: Path) -> Part | None:
     record = read_record(path)
     try:
         return None if record is None else Part.from_record(record)
-    except (TypeError, KeyError, ValueError):
+    except ValueError:
         return None
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """Read the manifest of an entry; None if there is none, or none that this release can read."""
-    record = read_record(folder / "manifest.json")
-    readable = record is not None and record.get("format", FORMAT) == FORMAT
-    return record if readable and record and {"key", "shape", "parts"} <= set(record) else None
+    manifest = read_record(folder / "manifest.json")
+    if manifest is None or manifest.get("format", FORMAT) != FORMAT:
+        return None
+    if misfit(manifest, _ManifestRecord) is not None or not manifest["parts"]:
+        return None
+    try:
+        parts = [Part.from_record(record) for record in manifest["parts"]]
+    except ValueError:
+        return None
+    starts = [0, *(part.stop for part in parts[:-1])]
+    joined = [part.start for part in parts] == starts and len({part.dim for part in parts}) == 1
+    return manifest if joined and tuple(manifest["shape"]) == (parts[-1].stop, parts[0].dim) else None
 
 
 def record_fault(path: Path) -> str | None:
@@ -240,11 +311,11 @@ def write_record(path: Path, record: Mapping[str, Any], *, indent: int | None = 
 def read_record(path: Path) -> dict[str, Any] | None:
     """Read what `write_record` wrote; None if there is nothing or if a byte of it has changed."""
     try:
-        record: dict[str, Any] = json.loads(path.read_bytes())
+        record: dict[str, Any] = parse_json(path.read_bytes())
         seal = record.pop("seal")
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return record if seal == zlib.crc32(_canonical(record)) else None
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return None
-    return record if seal == zlib.crc32(_canonical(record)) else None
 
 
 def _canonical(record: Mapping[str, Any]) -> bytes:
@@ -295,10 +366,10 @@ def _crc32(path: Path) -> int:
 def _map(folder: Path, part: Part) -> NDArray[Any]:
     """Map one shard; its header must say what its record says."""
     try:
-        rows: NDArray[Any] = np.load(folder / part.file, mmap_mode="r", allow_pickle=False)
+        rows = read_array(folder / part.file)
     except FileNotFoundError:
         raise ValueError(f"{folder}: {part.file} is missing; run `hyperalign embed` to compute it again") from None
-    except Exception:  # NumPy reads the header as Python text: a damaged one fails in any way text can
+    except ValueError:
         raise ValueError(f"{folder}: {part.file} is damaged; run `hyperalign embed` to compute it again") from None
     expected = (part.stop - part.start, part.dim)
     if rows.shape != expected or rows.dtype.name != part.dtype:

@@ -5,7 +5,6 @@ a list of them; rows of the same picture are put together.
 """
 
 import csv
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import Any, Final
 
 from hyperalign.embed.memory import file_digests
 from hyperalign.embed.pictures import whole_files
+from hyperalign.embed.plain import first_line, parse_json
 from hyperalign.embed.samples import Sample, Source, captions_in, split_named, splits_in_names
 
 __all__ = [
@@ -23,7 +23,9 @@ __all__ = [
     "find_picture_column",
     "find_pictures",
     "listed",
+    "parquet_batches",
     "parquet_rows",
+    "plain_batch",
     "plain_rows",
     "read_tables",
     "rows_of",
@@ -186,8 +188,8 @@ def listed(value: Any) -> Any:
     """Read a JSON list in a text cell as a list."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
-            inside = json.loads(value)
-        except (ValueError, RecursionError):
+            inside = parse_json(value)
+        except ValueError:
             return value  # a caption that starts with a bracket
         return inside if isinstance(inside, list) and inside else value
     return value
@@ -234,8 +236,8 @@ def _json_rows(path: Path) -> Iterator[Row]:
                 if not line.strip():
                     continue
                 try:
-                    row = json.loads(line)
-                except (ValueError, RecursionError) as error:
+                    row = parse_json(line)
+                except ValueError as error:
                     raise ValueError(f"{path}, line {number}: not JSON: {error}") from None
                 if not isinstance(row, dict):
                     raise ValueError(f"{path}, line {number}: each line must be an object, got {_short(row)}")
@@ -246,18 +248,59 @@ def _json_rows(path: Path) -> Iterator[Row]:
 
 def parquet_rows(path: Path, choose: Callable[[Sequence[str]], Sequence[str]]) -> Iterator[Row]:
     """Read the columns of a .parquet that `choose` picks from their names, row by row."""
-    import pyarrow  # a fifth of a second that the other forms need not pay
-    import pyarrow.parquet as parquet
-
     number = 0
+    for batch in parquet_batches(path, choose):
+        for row in plain_batch(batch, path):
+            number += 1
+            yield number, row
+
+
+def parquet_batches(
+    path: Path, choose: Callable[[Sequence[str]], Sequence[str]], *, n_rows: int = 65_536
+) -> Iterator[Any]:
+    """Read the columns of a .parquet that `choose` picks from their names, as Arrow's batches of at most `n_rows`.
+
+    Raises:
+        FileNotFoundError: If it is not there.
+        ValueError: If it is none, or damaged; what is behind the damage is not read.
+    """
+    import pyarrow.parquet as parquet  # a fifth of a second that the other forms need not pay
+
     try:
-        with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(columns=list(choose(file.schema_arrow.names))):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, row
-    except pyarrow.ArrowException as error:
-        raise ValueError(f"{path} is not a parquet file that can be read: {str(error).splitlines()[0]}") from None
+        file = parquet.ParquetFile(path)
+        names = list(file.schema_arrow.names)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # of Arrow, of the system's and of Python's kinds, as the damage has it
+        raise _unreadable(path, error) from None
+    with file:
+        chosen = list(choose(names))
+        try:
+            batches = file.iter_batches(batch_size=n_rows, columns=chosen)
+        except Exception as error:
+            raise _unreadable(path, error) from None
+        while (batch := _next(batches, path)) is not None:
+            yield batch
+
+
+def plain_batch(batch: Any, path: Path) -> list[dict[str, Any]]:
+    """Rows of one of Arrow's batches as plain values."""
+    try:
+        rows: list[dict[str, Any]] = batch.to_pylist()
+    except Exception as error:  # such as a date beyond those of Python
+        raise _unreadable(path, error) from None
+    return rows
+
+
+def _next(batches: Iterator[Any], path: Path) -> Any:
+    try:
+        return next(batches, None)
+    except Exception as error:  # damage that shows only where it is read
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path} is not a parquet file that can be read: {first_line(error)}")
 
 
 def _short(value: object) -> str:

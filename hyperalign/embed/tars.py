@@ -5,7 +5,6 @@ A WebDataset sample is a run of members that share a name up to its first dot: `
 """
 
 import hashlib
-import json
 import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
@@ -15,6 +14,7 @@ import numpy as np
 
 from hyperalign.embed.memory import keep, recall, stamp
 from hyperalign.embed.pictures import PICTURE_SUFFIXES, StoredPictures
+from hyperalign.embed.plain import parse_json
 from hyperalign.embed.samples import Sample, Source, captions_in, splits_in_names
 
 __all__ = ["Member", "index_tar", "key_and_kind", "member_name", "read_tars", "stored"]
@@ -179,8 +179,8 @@ def _captions(texts: dict[str, str], path: Path, key: str) -> list[str]:
     """Read the captions of one sample: those of its JSON, else the lines of its text."""
     if "json" in texts:
         try:
-            record: Any = json.loads(texts["json"])
-        except (ValueError, RecursionError) as error:
+            record: Any = parse_json(texts["json"])
+        except ValueError as error:
             raise ValueError(f"{path}: {key}.json is not JSON: {error}") from None
         if not isinstance(record, dict):
             raise ValueError(f"{path}: {key}.json must be an object with `captions`, got {type(record).__name__}")

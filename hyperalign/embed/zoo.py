@@ -8,7 +8,7 @@ import difflib
 import math
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, cast, get_args
@@ -29,6 +29,7 @@ __all__ = [
     "parse_count",
     "parse_dim",
     "parse_range",
+    "read_spec",
     "within",
     "zoo_folder",
 ]
@@ -60,7 +61,13 @@ _SIDES: dict[str, tuple[str, ...]] = {
     "python": ("image",),
     "rows": ("image", "text"),
 }
+_REFUSED_KWARGS = {  # of timm, sentence-transformers and transformers: another source of weights, or code
+    *("trust_remote_code", "weights_only", "code_revision", "auto_map", "custom_pipeline", "module_classes", "modules"),
+    *("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "cache_folder"),
+    *("state_dict", "gguf_file", "token", "use_auth_token", "revision", "local_files_only", "proxies"),
+}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_LARGEST = 2**63  # what arrays hold
 _SUFFIX = {"K": 1_000, "M": 1_000_000, "G": 1_000_000_000, "B": 1_000_000_000, "T": 1_000_000_000_000}
 
 
@@ -244,7 +251,9 @@ def load_zoo(name_or_path: str | Path) -> tuple[EncoderSpec, ...]:
     path = _zoo_path(name_or_path)
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise ValueError(f"{path}: not a TOML file: it is nested too deep") from None
+    except ValueError as error:  # of TOML, of UTF-8, or of a number beyond any machine
         raise ValueError(f"{path}: not a TOML file: {error}") from None
     for key in content:
         if key != "encoder":
@@ -259,12 +268,27 @@ def load_zoo(name_or_path: str | Path) -> tuple[EncoderSpec, ...]:
         label = repr(table["name"]) if "name" in table else f"number {number}"
         try:
             spec = _read_encoder(table, path.parent)
-        except (ValueError, TypeError) as error:
+        except ValueError as error:
             raise ValueError(f"{path}: encoder {label}: {error}") from None
         if spec.name in zoo:
             raise ValueError(f"{path}: encoder {spec.name!r} is already declared; names are unique")
         zoo[spec.name] = spec
     return tuple(zoo.values())
+
+
+def read_spec(record: Mapping[str, Any], folder: Path) -> EncoderSpec:
+    """An encoder as a run or an exported pair has recorded it; what else the record says is passed over.
+
+    Args:
+        record: Plain data.
+        folder: Where its files lie.
+
+    Raises:
+        ValueError: If it declares no encoder.
+    """
+    known = {entry.name for entry in fields(EncoderSpec)} - {"folder"}
+    values = {key: value for key, value in record.items() if key in known and value is not None}
+    return _read_encoder(values, folder)
 
 
 def load_zoos(names: Sequence[str | Path]) -> tuple[EncoderSpec, ...]:
@@ -475,19 +499,18 @@ def _check_loader_keys(spec: EncoderSpec) -> None:
 def _check_values(spec: EncoderSpec) -> None:
     """Types and ranges of the optional values."""
     for key in ("architecture", "checkpoint", "revision", "factory", "pooling", "prompt", "license"):
-        _check_type(key, getattr(spec, key), str, "text")
+        _check_text(key, getattr(spec, key))
     for key in ("input_size", "truncate_dim", "embed_dim", "n_params"):
-        _check_type(key, getattr(spec, key), int, "a whole number")
-        if getattr(spec, key) is not None and getattr(spec, key) < (0 if key == "n_params" else 1):
-            raise ValueError(f"{key} must be positive, got {getattr(spec, key)}")
+        _check_count(key, getattr(spec, key), least=0 if key == "n_params" else 1)
     for key in ("crop_pct", "gflops"):
         _check_type(key, getattr(spec, key), (int, float), "a number")
-    if not isinstance(spec.kwargs, dict):
-        raise TypeError(f"kwargs must be a table such as {{ depth = 2 }}, got {spec.kwargs!r}")
+    _check_kwargs(spec)
     if spec.crop_pct is not None and not 0 < spec.crop_pct <= 1:
         raise ValueError(f"crop_pct must be in (0, 1], got {spec.crop_pct}")
-    if spec.gflops is not None and not (spec.gflops >= 0 and math.isfinite(spec.gflops)):
+    if spec.gflops is not None and not spec.gflops >= 0:
         raise ValueError(f"gflops must not be negative, got {spec.gflops}")
+    if spec.gflops is not None and spec.gflops >= _LARGEST:
+        raise ValueError(f"gflops must be below {_LARGEST:,}, got more")
     if spec.interpolation is not None:
         _check_choice("interpolation", spec.interpolation, _INTERPOLATIONS)
     _check_channels("mean", spec.mean, positive=False)
@@ -496,10 +519,48 @@ def _check_values(spec: EncoderSpec) -> None:
         raise ValueError(f"factory must read 'file.py:function', got {spec.factory!r}")
 
 
+def _check_text(key: str, value: object) -> None:
+    """None, or text that a path and a call of the system can hold."""
+    _check_type(key, value, str, "text")
+    if isinstance(value, str) and "\0" in value:
+        raise ValueError(f"{key} must be text without zero bytes, got {value!r}")
+
+
+def _check_count(key: str, value: Any, *, least: int) -> None:
+    """None, or a whole number that an array can hold."""
+    _check_type(key, value, int, "a whole number")
+    if value is not None and not value >= least:
+        raise ValueError(f"{key} must be positive, got {value}")
+    if value is not None and value >= _LARGEST:
+        raise ValueError(f"{key} must be below {_LARGEST:,}, got more")
+
+
+def _check_kwargs(spec: EncoderSpec) -> None:
+    """What a constructor is given shapes a network; it says neither where weights come from nor what code is run."""
+    if not isinstance(spec.kwargs, dict):
+        raise ValueError(f"kwargs must be a table such as {{ depth = 2 }}, got {spec.kwargs!r}")
+    if spec.loader == "python":
+        return  # its own function's business
+    for key in _keys_in(spec.kwargs):
+        if key in _REFUSED_KWARGS:
+            raise ValueError(
+                f"kwargs may not hold {key!r}: weights come from 'checkpoint' or a hub's 'revision' alone, and no code "
+                "that comes with them is ever run; leave it out"
+            )
+
+
+def _keys_in(value: object) -> Iterator[str]:
+    """Every key of tables in tables."""
+    if isinstance(value, Mapping):
+        yield from map(str, value)
+    for item in value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ():
+        yield from _keys_in(item)
+
+
 def _check_type(key: str, value: object, kind: type | tuple[type, ...], word: str) -> None:
     """`value` is None or of `kind`; True and False are no numbers."""
     if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
-        raise TypeError(f"{key} must be {word}, got {value!r}")
+        raise ValueError(f"{key} must be {word}, got {value!r}")
 
 
 def _check_channels(key: str, value: object, *, positive: bool) -> None:
@@ -508,7 +569,9 @@ def _check_channels(key: str, value: object, *, positive: bool) -> None:
         return
     numbers = cast("tuple[object, ...]", value if isinstance(value, tuple) else ())
     if len(numbers) != 3 or not all(isinstance(x, int | float) and not isinstance(x, bool) for x in numbers):
-        raise TypeError(f"{key} must be three numbers, one per colour, got {value!r}")
+        raise ValueError(f"{key} must be three numbers, one per colour, got {value!r}")
+    if not all(-_LARGEST < cast("float", x) < _LARGEST for x in numbers):
+        raise ValueError(f"{key} must be numbers of sane size, got {list(numbers)}")
     if positive and not all(cast("float", x) > 0 for x in numbers):
         raise ValueError(f"{key} must be positive, got {list(numbers)}")
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from hyperalign.embed.data import find_files
 from hyperalign.embed.memory import stamp
+from hyperalign.embed.plain import parse_json
 from hyperalign.embed.tables import TABLES
 from hyperalign.hyperclip.rules import FilterConfig, Item, Rules, Tally, judge, open_rules
 from hyperalign.hyperclip.table_copies import Layout, copy_table, table_scores
@@ -114,9 +115,12 @@ def _lines(log: Path) -> list[dict[str, Any]]:
     """The rules, then what was done; a last line that was cut short is passed over."""
     lines = log.read_bytes().split(b"\n")
     try:
-        return [json.loads(line) for line in lines[:-1]] or [{}]
+        found = [parse_json(line) for line in lines[:-1]] or [{}]
     except ValueError:
-        raise ValueError(f"{log} is damaged; remove its folder or name another with --out") from None
+        found = [None]
+    if not all(isinstance(line, dict) for line in found):
+        raise ValueError(f"{log} is damaged; remove its folder or name another with --out")
+    return found
 
 
 def _append(out: Path, line: dict[str, Any]) -> None:

@@ -14,8 +14,17 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from hyperalign.embed.plain import first_line
 from hyperalign.embed.samples import captions_in
-from hyperalign.embed.tables import find_captions, find_pictures, listed, rows_of, separator
+from hyperalign.embed.tables import (
+    find_captions,
+    find_pictures,
+    listed,
+    parquet_batches,
+    plain_batch,
+    rows_of,
+    separator,
+)
 from hyperalign.hyperclip.rules import Item, as_score
 from hyperalign.run import drafted
 
@@ -66,7 +75,7 @@ def table_scores(path: Path, score: str) -> Iterator[float | None]:
     """The score of every row."""
     if path.suffix.lower() == ".parquet":
         for batch in _parquet_batches(path, score):
-            yield from map(as_score, batch.column(score).to_pylist())
+            yield from (as_score(row[score]) for row in plain_batch(batch.select([score]), path))
         return
     for number, row in rows_of(path):
         yield as_score(row[_present(score, row, path, number)])
@@ -107,7 +116,7 @@ def _kept_batches(path: Path, to: Path, judge: Judge, layout: Layout) -> Iterato
     for batch in _parquet_batches(path, layout.score):
         column, picture = _columns(batch.schema.names, path, 0, layout)
         wanted = [name for name in (column, picture, layout.score) if name is not None]
-        rows = batch.select(list(dict.fromkeys(wanted))).to_pylist()
+        rows = plain_batch(batch.select(list(dict.fromkeys(wanted))), path)
         items = [_item(row, column, path, number + place, layout) for place, row in enumerate(rows, start=1)]
         number += len(rows)
         judged = list(zip(rows, items, judge(items), strict=True))
@@ -120,21 +129,20 @@ def _kept_batches(path: Path, to: Path, judge: Judge, layout: Layout) -> Iterato
         for name, values in changed.items():
             at = left.schema.get_field_index(name)
             about = left.schema.field(at)
-            left = left.set_column(at, about, pyarrow.array(values, type=about.type))
+            try:
+                left = left.set_column(at, about, pyarrow.array(values, type=about.type))
+            except (pyarrow.ArrowException, TypeError, ValueError) as error:
+                raise ValueError(f"{path}: column {name!r} cannot be written: {first_line(error)}") from None
         yield left
 
 
 def _parquet_batches(path: Path, score: str | None) -> Iterator[Any]:
-    import pyarrow
-    import pyarrow.parquet as parquet
+    def choose(names: Sequence[str]) -> Sequence[str]:
+        if score is not None:
+            _present(score, names, path, 0)
+        return names
 
-    try:
-        with parquet.ParquetFile(path) as file:
-            if score is not None:
-                _present(score, file.schema_arrow.names, path, 0)
-            yield from file.iter_batches(batch_size=_BATCH)
-    except pyarrow.ArrowException as error:
-        raise ValueError(f"{path} is not a parquet file that can be read: {str(error).splitlines()[0]}") from None
+    return parquet_batches(path, choose, n_rows=_BATCH)
 
 
 def _columns(names: Iterable[str], path: Path, number: int, layout: Layout) -> tuple[str, str | None]:
@@ -185,10 +193,16 @@ def _way(folder: Path, of: Path) -> str:
     return os.path.relpath(folder.resolve(), of.resolve())
 
 
+def _line(row: Row) -> str:
+    """A row of a .jsonl; half of a surrogate pair, which no file can hold, stays written as it was."""
+    line = json.dumps(row, ensure_ascii=False)
+    return line if line.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in line) else json.dumps(row)
+
+
 def _writer(file: Any, path: Path, names: Sequence[str]) -> Callable[[Row], Any]:
     """How a row is written, in the form that its table has."""
     if path.suffix.lower() == ".jsonl":
-        return lambda row: file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        return lambda row: file.write(_line(row) + "\n")
     writer = csv.DictWriter(file, names, delimiter=separator(path), lineterminator="\n")
     writer.writeheader()
     return writer.writerow

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from hyperalign.embed.pictures import PICTURE_SUFFIXES
+from hyperalign.embed.plain import parse_json
 from hyperalign.embed.samples import captions_in
 from hyperalign.embed.tars import index_tar, key_and_kind, member_name
 from hyperalign.hyperclip.rules import Item, as_score
@@ -88,8 +89,8 @@ def _record(texts: Mapping[str, str], path: Path) -> Mapping[str, Any]:
     for name, text in texts.items():
         if name.lower().endswith(".json"):
             try:
-                record = json.loads(text)
-            except (ValueError, RecursionError) as error:
+                record = parse_json(text)
+            except ValueError as error:
                 raise ValueError(f"{path}: {name} is not JSON: {error}") from None
             if not isinstance(record, dict):
                 raise ValueError(f"{path}: {name} must be an object with `captions`, got {type(record).__name__}")

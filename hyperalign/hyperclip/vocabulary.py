@@ -5,7 +5,6 @@ captions are cut into words by the same rule, so that "T-shirt" is found in "two
 "category". The time for a caption grows with its words and hardly with the number of classes.
 """
 
-import json
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
+
+from hyperalign.embed.plain import parse_json
 
 __all__ = ["Vocabulary", "compile_vocabulary", "named", "read_vocabulary", "words_of"]
 
@@ -101,8 +102,8 @@ def read_vocabulary(source: str) -> list[str]:
 
 def _in_json(text: str, path: Path) -> list[str]:
     try:
-        found: Any = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        found: Any = parse_json(text)
+    except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
     if isinstance(found, dict):
         found = found.get("classes")

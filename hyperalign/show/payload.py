@@ -4,14 +4,14 @@ Facts of an encoder stand once; a pair names its two encoders by their places. N
 a person reads, so that 9,000 pairs take a megabyte.
 """
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
+from hyperalign.embed.plain import misfit, parse_json
 from hyperalign.record import PICTURES, Result
 from hyperalign.run import Run, read_log
 from hyperalign.show import words
@@ -37,6 +37,17 @@ _IDENTITY = (
     *("truncate_dim", "weights"),
 )
 _LONGEST = 200  # characters of a fact that the page shows
+
+
+class _Caption(TypedDict):
+    caption: str
+    image: int
+
+
+class _Pictures(TypedDict):
+    captions: list[_Caption]
+    thumbnails: list[str]
+    pairs: dict[str, list[list[int]]]
 
 
 def describe(run: Run, chances: Chances | None, others: Sequence[Run] = ()) -> dict[str, Any]:
@@ -154,13 +165,16 @@ def _pictures(run: Run) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        kept = json.loads(path.read_text("utf-8"))
+        kept = parse_json(path.read_bytes())
+        fault = misfit(kept, _Pictures)
+        if fault is not None:
+            raise ValueError(fault)
         return {
             "captions": [{**one, "caption": words.clean(one["caption"])} for one in kept["captions"]],
             "thumbnails": kept["thumbnails"],
             "pairs": {words.clean(name): found for name, found in kept["pairs"].items()},
         }
-    except (ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
         raise ValueError(f"{path} cannot be read ({error}); make it again with `report --pictures`") from None
 
 

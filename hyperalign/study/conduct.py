@@ -35,6 +35,7 @@ from hyperalign.study.storage import (
     create_study,
     dashboard_words,
     load_study,
+    local_file,
     open_storage,
     quiet,
     settle_storage,
@@ -245,7 +246,7 @@ def find_study(out: Path, *, pid: int) -> Path | None:
     """The newest study under `out` that process `pid` has begun, or gone on with, and not finished."""
     for path in sorted(out.glob(f"*/{RECORD}"), key=lambda path: path.stat().st_mtime, reverse=True):
         begun = any(line.get("pid") == pid for line in read_log(path.parent))
-        if begun and json.loads(path.read_text(encoding="utf-8")).get("status") != "finished":
+        if begun and read_study(path.parent).get("status") != "finished":
             return path.parent
     return None
 
@@ -427,7 +428,10 @@ def _recorded(record: Mapping[str, Any]) -> tuple[SearchConfig, StudyConfig]:
 
 def _url_of(record: Mapping[str, Any], folder: Path, storage: str | None) -> str:
     """Where a study is kept; a password is in no record and must be given again."""
-    url = settle_storage(str(record["storage"]), folder, jobs=1)
+    url = settle_storage(record["storage"], folder, jobs=1)
+    file = local_file(url)
+    if file is not None and not file.is_file():
+        raise FileNotFoundError(f"the trials of {folder} were kept in {file}, where nothing is; bring the file back")
     if storage is not None:
         given = settle_storage(storage, folder, jobs=1)
         if shown(given) != url:
@@ -457,4 +461,4 @@ def _place_words(url: str, folder: Path) -> str:
 
 def hint(folder: Path) -> str:
     """How a study is shown in a browser."""
-    return dashboard_words(settle_storage(str(read_study(folder)["storage"]), folder, jobs=1))
+    return dashboard_words(settle_storage(read_study(folder)["storage"], folder, jobs=1))

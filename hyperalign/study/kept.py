@@ -1,9 +1,11 @@
 """What a study's folder tells of it: `study.json`, read back without opening the study itself."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from hyperalign.embed.plain import parse_json
+from hyperalign.study.findings import find_fault
 
 __all__ = ["FORMAT", "RECORD", "check_mark", "read_study"]
 
@@ -24,12 +26,13 @@ def read_study(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is not a study: it has no {RECORD}; give a folder that `study` has made")
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = parse_json(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path} cannot be read as JSON ({error}); the study must be made again") from None
     check_mark(record, str(path))
-    if not {"configuration", "asked", "storage", "name", "inputs"} <= set(record):
-        raise ValueError(f"{path} is not the record of a study: it says not what was asked; begin a new study")
+    fault = find_fault(record)
+    if fault is not None:
+        raise ValueError(f"{path} is not the record of a study: {fault}; begin a new study")
     return dict(record)
 
 

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -17,69 +17,12 @@ from hyperalign.embed.zoo import EncoderSpec, Limits, Range, find_encoder, load_
 from hyperalign.request import SearchConfig
 from hyperalign.run import write_whole
 from hyperalign.study.asked import StudyConfig, tuned
+from hyperalign.study.findings import Findings, TrialRecord
 from hyperalign.study.pairs import IMAGE, TEXT
 from hyperalign.study.seats import BEGUN, ERROR, SEAT, TRIED, WORKER, counted, finished, is_gone
 from hyperalign.study.tuning import training_of
 
-__all__ = ["Findings", "TrialRecord", "best_trials", "describe", "metric_names", "trial_in_words", "write_best"]
-
-
-class TrialRecord(TypedDict, total=False):
-    """One trial.
-
-    Attributes:
-        number: Of the trial in Optuna.
-        state: `complete`, `pruned`, `failed` or `running`.
-        values: One for each objective; None where it has none.
-        params: What was tried, by name.
-        facts: What was found, under names that carry their unit.
-        constraints: How far it is beyond each limit, at most 0 within; over pairs alone.
-        curve: Steps and scores on validation meanwhile.
-        seconds: Wall time; None while it runs.
-        error: Why it failed.
-    """
-
-    number: int
-    state: str
-    values: list[float] | None
-    params: dict[str, Any]
-    facts: dict[str, Any]
-    constraints: dict[str, float]
-    curve: list[tuple[int, float]]
-    seconds: float | None
-    error: str
-
-
-class Findings(TypedDict):
-    """What came of a study so far.
-
-    Attributes:
-        objectives: Names of the values with their units.
-        directions: `maximize` or `minimize`, one each.
-        n_trials: By state.
-        trials: All but those that were given back.
-        n_given_back: Trials whose worker has gone, and which others stand for.
-        best: Numbers of the best trials: one, or the Pareto front from the highest score on.
-        history: Number of each finished trial and the best score up to it, in the order of finishing; of one
-            objective alone.
-        importances: By parameter, in [0, 1] and 1 in sum: how much of the score a parameter explains (PED-ANOVA);
-            empty below four finished trials.
-        scales: By parameter how it was drawn: `linear`, `log` or `choices`.
-        spent_tflop: FLOPs of all finished trials, by what they went to: embedding, search, and those that were pruned.
-        stopped: Why no further trial was begun; empty where all were done.
-    """
-
-    objectives: list[str]
-    directions: list[str]
-    n_trials: dict[str, int]
-    trials: list[TrialRecord]
-    n_given_back: int
-    best: list[int]
-    history: list[tuple[int, float]]
-    importances: dict[str, float]
-    scales: dict[str, str]
-    spent_tflop: dict[str, float]
-    stopped: str
+__all__ = ["best_trials", "describe", "metric_names", "trial_in_words", "write_best"]
 
 
 _STATES = {

@@ -1,5 +1,6 @@
 """The search space of a training: fields of `TrainConfig`, each with a range or choices; the best trial is one."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -150,7 +151,9 @@ def _value(name: str, word: str, base: TrainConfig) -> Any:
             read = float(word)
         except ValueError:
             raise ValueError(f"the space of {name} must hold numbers, or true,false; got {word!r}") from None
-        read = int(read) if read == int(read) and name in _WHOLE else read
+        if not math.isfinite(read):
+            raise ValueError(f"the space of {name} must hold numbers, got {word!r}")
+        read = int(read) if read.is_integer() and name in _WHOLE else read
     value = convert(TrainConfig, {name: read})[name]
     turned(base, {name: value})  # refuses what no training could have
     return value

@@ -27,6 +27,7 @@ __all__ = [
     "create_study",
     "dashboard_words",
     "load_study",
+    "local_file",
     "open_storage",
     "quiet",
     "settle_storage",
@@ -154,14 +155,28 @@ def load_study(storage: optuna.storages.BaseStorage, name: str) -> optuna.Study:
 
 
 def shown(url: str) -> str:
-    """The URL without its password."""
-    password = urlsplit(url).password if "://" in url else None
+    """The URL without its password.
+
+    Raises:
+        ValueError: If it is no URL.
+    """
+    try:
+        password = urlsplit(url).password if "://" in url else None
+    except ValueError as error:
+        raise ValueError(
+            f"a study's storage is a URL such as postgresql://USER@HOST/NAME, got {url!r}: {error}"
+        ) from None
     return url if password is None else url.replace(f":{password}@", ":***@", 1)
 
 
 def dashboard_words(url: str) -> str:
     """The command that shows a study in a browser."""
     return f"optuna-dashboard {shown(url).removeprefix('journal:')}"
+
+
+def local_file(url: str) -> Path | None:
+    """The file of a journal or a SQLite URL; None for a database elsewhere."""
+    return Path(url.removeprefix("journal:")) if url.startswith("journal:") else _file_of(url)
 
 
 def _file_of(url: str) -> Path | None:
@@ -193,7 +208,9 @@ def _open_journal(path: Path, folder: Path) -> JournalStorage:
                 raise ValueError(f"{path} is not a study's journal; give another --storage")
     try:
         return JournalStorage(JournalFileBackend(str(path), lock_obj=_JournalLock(path)))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # Optuna looks at nothing before it uses it
         raise ValueError(f"{path} is not a study's journal ({type(error).__name__}); give another --storage") from None
 
 

@@ -84,7 +84,10 @@ def _read(source: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if path.suffix.lower() == ".json":
         return read_words(path)
     if path.is_file():
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError:
+            raise ValueError(f"{path} must be UTF-8 text with one class a line; convert it") from None
         return tuple(text for text in map(clean, lines) if text), TEMPLATES
     if path.suffix.lower() == ".txt" or (os.sep in source and "," not in source):
         raise FileNotFoundError(f"there is no {path}; --labels is a file with one class a line, or names with commas")

@@ -6,7 +6,6 @@ bytes or an error.
 """
 
 import errno
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -14,20 +13,18 @@ from contextlib import contextmanager, suppress
 from dataclasses import fields
 from glob import escape
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from typing import Any, NamedTuple, Required, TypedDict
 
 import hyperalign
 from hyperalign.align.solution import Solution
-from hyperalign.embed.identity import identity
+from hyperalign.embed.identity import identity, is_pinned
 from hyperalign.embed.locks import owned_file
+from hyperalign.embed.plain import misfit, parse_json
 from hyperalign.embed.shards import unwritten
-from hyperalign.embed.zoo import EncoderSpec, zoo_folder
+from hyperalign.embed.zoo import EncoderSpec, read_spec, zoo_folder
 from hyperalign.packing import pack
 from hyperalign.record import to_json
-from hyperalign.run import write_tensors, write_whole
+from hyperalign.run import load_tensors, write_tensors, write_whole
 from hyperalign.use.joint import Joint, joint_of
 
 __all__ = [
@@ -37,6 +34,7 @@ __all__ = [
     "Stored",
     "drafted_folder",
     "encoder_record",
+    "read_config",
     "read_folder",
     "refuse_full",
     "write_joint",
@@ -46,6 +44,42 @@ CONFIG, CONNECTOR = "hyperalign.json", "connector.safetensors"
 FORMAT = 1  # of the folder; a release reads its own and all earlier ones
 _ALONE = {"method": "", "sides": "", "pairs": [[0, 0]], "fits": [], "setup_flops": 0, "emit_flops": 0}
 _SHIPPED = "shipped"  # where an encoder of a zoo that ships lies, on whatever machine
+
+
+class _Encoder(TypedDict, total=False):
+    """What an encoder's record has beside the fields of its spec."""
+
+    name: Required[str]
+    folder: Required[str]
+    weights: Required[str]
+    preprocess: Required[str]
+
+
+class _Connector(TypedDict):
+    images: list[dict[str, Any] | None]
+    texts: list[dict[str, Any] | None]
+
+
+class _Run(TypedDict, total=False):
+    seeds: list[int]
+
+
+class _Data(TypedDict, total=False):
+    name: Required[str]
+
+
+class _Config(TypedDict, total=False):
+    """`hyperalign.json`, as far as it is read back."""
+
+    format: Required[int]
+    pair: Required[str]
+    image: Required[_Encoder]
+    text: Required[_Encoder]
+    connector: Required[_Connector]
+    autocast: bool
+    logit_scale: float
+    run: _Run
+    data: _Data | None
 
 
 class Stored(NamedTuple):
@@ -169,13 +203,13 @@ def read_folder(folder: Path, *, trust_code: bool = False) -> Stored:
         FileNotFoundError: If the folder is none of a pair, or an encoder's files are missing.
         ValueError: If it was written by a newer release, is damaged, an encoder has changed, or code is not trusted.
     """
-    config = _read_config(folder)
+    config = read_config(folder)
     autocast = bool(config.get("autocast", False))
     image, text = (_encoder(folder, config[side], autocast, trust_code=trust_code) for side in ("image", "text"))
     return Stored(config, _read_joint(folder, config), image, text)
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
     """`hyperalign.json`, of a format that this release knows."""
     path = folder / CONFIG
     if not folder.is_dir():
@@ -184,7 +218,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         hint = "it is a run, `hyperalign export` makes a model of one" if (folder / "result.json").is_file() else ""
         raise FileNotFoundError(f"{folder} is no exported pair: it has no {CONFIG}{hint and '; ' + hint}")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = parse_json(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path} cannot be read as JSON ({error}); export the pair again") from None
     if not isinstance(config, dict) or not isinstance(config.get("format"), int):
@@ -194,10 +228,10 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"{folder} was written by a newer release ({config.get('written_by')}, format {config['format']}); this "
             f"is hyperalign {hyperalign.__version__}, which reads format {FORMAT}: upgrade it"
         )
-    missing = [key for key in ("pair", "image", "text", "connector") if key not in config]
-    if missing:
-        raise ValueError(f"{path} lacks {', '.join(missing)}; export the pair again")
-    return config
+    fault = misfit(config, _Config)
+    if fault is not None:
+        raise ValueError(f"{path} is damaged: {fault}; export the pair again")
+    return dict(config)
 
 
 def _read_joint(folder: Path, config: Mapping[str, Any]) -> Joint:
@@ -205,23 +239,27 @@ def _read_joint(folder: Path, config: Mapping[str, Any]) -> Joint:
     path = folder / CONNECTOR
     if not path.is_file():
         raise FileNotFoundError(f"{folder} has no {CONNECTOR}; export the pair again")
-    whitenings = {side: config["connector"].get(side) for side in ("images", "texts")}
     try:
-        joint = joint_of(load_file(path), {**_ALONE, **whitenings}, (0, 0))
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        joint = joint_of(load_tensors(path), {**_ALONE, **config["connector"]}, (0, 0))
+    except ValueError as error:
         raise ValueError(f"{path} cannot be read ({error}); export the pair again") from None
     assert joint is not None, "it is the only pair"
+    for side, canonical, width in zip(("image", "text"), (joint.image, joint.text), joint.weight.shape, strict=True):
+        declared, own = config[side].get("embed_dim"), width if canonical is None else canonical.width
+        if declared not in (None, own):
+            raise ValueError(f"{path} joins rows of width {own} on the {side} side, whose encoder gives {declared}")
     return joint
 
 
 def _encoder(folder: Path, record: Mapping[str, Any], autocast: bool, *, trust_code: bool) -> EncoderSpec:
     """An encoder where it lies on this machine, unchanged."""
-    known = {entry.name for entry in fields(EncoderSpec)} - {"folder"}
-    values: dict[str, Any] = {
-        name: tuple(v) if isinstance(v, list) else v for name, v in record.items() if name in known
-    }
     place = zoo_folder() if record["folder"] == _SHIPPED else folder / record["folder"]
-    spec = EncoderSpec(**values, folder=place)
+    try:
+        spec = read_spec(record, place)
+    except ValueError as error:
+        raise ValueError(f"{folder / CONFIG} is damaged: encoder {record['name']!r}: {error}") from None
+    if not is_pinned(spec, memory=None):
+        raise ValueError(f"encoder {spec.name!r} of {folder} comes from a hub and names no commit; export it again")
     if spec.loader == "python" and not trust_code:
         raise ValueError(
             f"encoder {spec.name!r} of {folder} is built by running {place / str(spec.factory).rpartition(':')[0]}; "

@@ -9,16 +9,18 @@ that is cut short leaves what was there before it. Nothing in the folder depends
 
 import io
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hyperalign.align.grid import Picked
-from hyperalign.embed.shards import Part, Rows, read_record, write_record
+from hyperalign.embed.plain import misfit
+from hyperalign.embed.shards import Part, Rows, read_array, read_record, write_record
 from hyperalign.run import write_whole
 from hyperalign.use.index import Lookup, Quality, find, read_lookup, write_lookup
 from hyperalign.use.likeness import is_like
@@ -35,11 +37,14 @@ __all__ = [
     "open_gallery",
     "read_about",
     "read_manifest",
+    "read_order",
     "search_gallery",
     "write_gallery",
 ]
 
 ABOUT, MANIFEST, ROWS = "index.json", "manifest.json", "rows"
+_FILE: Final = re.compile(r"(order-\d{1,9}\.npy|lookup-\d{1,9}\.faiss)")
+_SHORTLISTS: Final = range(1, 10_001)
 VERSION: Final = 1  # of the folder; a release reads its own and all earlier ones
 
 
@@ -59,6 +64,51 @@ class Root(NamedTuple):
         there = Path(self.path)
         beside = Path(os.path.normpath(folder.absolute() / self.relative)) if self.relative else there
         return beside if beside.exists() and not there.exists() else there
+
+
+class _Model(TypedDict):
+    name: str
+    dim: int
+    rows: list[list[float]]
+
+
+class _Root(TypedDict):
+    path: str
+    relative: str
+
+
+class _MadeBy(TypedDict):
+    path: str
+    pair: str | None
+
+
+class _About(TypedDict):
+    version: int
+    model: _Model
+    made_by: _MadeBy
+    roots: list[_Root]
+
+
+class _Quality(TypedDict):
+    recall: dict[str, float]
+    n_queries: dict[str, int]
+    query_seconds: float
+    exact_seconds: float
+    enough: bool
+
+
+class _Manifest(TypedDict):
+    n_pictures: int
+    n_stock: int
+    dim: int
+    shortlist: int
+    quality: _Quality
+    parts: list[dict[str, Any]]
+    generation: int
+    kind: Literal["flat", "hnsw", "ivf-pq"]
+    effort: int
+    order_file: str
+    lookup_file: str
 
 
 class Match(NamedTuple):
@@ -120,9 +170,10 @@ def read_about(folder: Path) -> dict[str, Any]:
     if not (folder / ABOUT).exists():
         return {}
     about = read_record(folder / ABOUT)
-    if about is None:
+    newer = about is not None and isinstance(about.get("version"), int) and about["version"] > VERSION
+    if about is None or (not newer and misfit(about, _About) is not None):
         raise ValueError(f"{folder / ABOUT} is damaged; remove {folder} and make the index again")
-    if about["version"] > VERSION:
+    if newer:
         raise ValueError(
             f"{folder} was written by a newer release (version {about['version']} of an index, this one reads "
             f"{VERSION}): upgrade hyperalign"
@@ -133,9 +184,17 @@ def read_about(folder: Path) -> dict[str, Any]:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """`manifest.json` of an index; empty where it was never finished or is damaged, and must be built again."""
     manifest = read_record(folder / MANIFEST)
-    if manifest is None or not all((folder / manifest[name]).is_file() for name in ("order_file", "lookup_file")):
+    if manifest is None or misfit(manifest, _Manifest) is not None or manifest["shortlist"] not in _SHORTLISTS:
         return {}
-    return manifest
+    names = [manifest[name] for name in ("order_file", "lookup_file")]
+    if not all(_FILE.fullmatch(name) and (folder / name).is_file() for name in names):
+        return {}
+    try:
+        parts = [Part.from_record(part) for part in manifest["parts"]]
+    except ValueError:
+        return {}
+    sound = [part.start for part in parts] == [0, *(part.stop for part in parts[:-1])] if parts else False
+    return manifest if sound and {part.dim for part in parts} == {manifest["dim"]} else {}
 
 
 def open_gallery(folder: Path) -> Gallery:
@@ -153,12 +212,28 @@ def open_gallery(folder: Path) -> Gallery:
     if not manifest:
         raise ValueError(f"the index {folder} was never finished; the same `hyperalign index` goes on with it")
     lookup = read_lookup(folder / manifest["lookup_file"], manifest["kind"], manifest["effort"])
-    order = np.load(folder / manifest["order_file"], allow_pickle=False)
-    if len(order) != len(lookup):
-        raise ValueError(f"the index {folder} is damaged; remove its {MANIFEST} and run `hyperalign index` again")
     parts = [Part.from_record(part) for part in manifest["parts"]]
+    order = read_order(folder, manifest)
+    if len(order) != len(lookup) or lookup.index.d != manifest["dim"]:
+        raise ValueError(f"the index {folder} is damaged; remove its {MANIFEST} and run `hyperalign index` again")
     rows = Rows(folder / ROWS, parts, checked=True)  # an update compares their checksums
     return Gallery(folder=folder, about=about, manifest=manifest, lookup=lookup, order=order, rows=rows)
+
+
+def read_order(folder: Path, manifest: Mapping[str, Any]) -> NDArray[np.int64]:
+    """(n,) row of the stock behind each number of the Faiss index, -1 where the picture is gone.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    try:
+        order = read_array(folder / manifest["order_file"], mapped=False)
+    except ValueError as error:
+        raise ValueError(f"{error}; remove {folder / MANIFEST} and run `hyperalign index` again") from None
+    n_stock = manifest["parts"][-1]["stop"]
+    if order.ndim != 1 or order.dtype != np.int64 or not ((order >= -1) & (order < n_stock)).all():
+        raise ValueError(f"{folder / manifest['order_file']} is damaged; remove it and run `hyperalign index` again")
+    return order
 
 
 def write_gallery(folder: Path, lookup: Lookup, order: NDArray[np.int64], facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -227,7 +302,10 @@ def hold_against(about: Mapping[str, Any], likeness: Mapping[str, Any], folder: 
 
 
 def _root(gallery: Gallery, place: Place) -> Root:
-    return Root(**gallery.about["roots"][place.root])
+    roots = gallery.about["roots"]
+    if not 0 <= place.root < len(roots):
+        raise ValueError(f"the index {gallery.folder} is damaged: it does not know where {place.name!r} lies")
+    return Root(**roots[place.root])
 
 
 def _places(gallery: Gallery, ids: NDArray[np.int64]) -> list[Place]:

@@ -22,6 +22,7 @@ from hyperalign.embed.encoders import load_encoder
 from hyperalign.embed.identity import pin, settle
 from hyperalign.embed.networks import first_line
 from hyperalign.embed.samples import clean
+from hyperalign.embed.shards import read_array
 from hyperalign.embed.splits import Split
 from hyperalign.embed.tables import find_columns, rows_of
 from hyperalign.embed.zoo import EncoderSpec, Modality, find_encoder, load_zoo, load_zoos, zoo_folder
@@ -209,10 +210,7 @@ def _unique(tables: Any) -> dict[str, NDArray[Any]]:
 
 def _read_npy(path: Path) -> NDArray[Any]:
     """Rows by memory map; a raw dump, which says nothing of its shape, is refused."""
-    try:
-        rows: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path} is no .npy of embeddings that can be read: {first_line(error)}") from None
+    rows = read_array(path)
     if rows.ndim != 2 or rows.dtype.kind != "f":
         raise ValueError(f"{path} must hold (n, D) floats, got {rows.shape} {rows.dtype}")
     return rows
@@ -257,7 +255,7 @@ def _read_table(path: Path) -> _Pairs:
         if not isinstance(row[caption], str) or not isinstance(row[image], str):
             raise ValueError(f"{path}, line {number}: beside embeddings a row has one picture and one caption")
         pairs.pictures.append(str((folder / row[image].strip()).resolve()))
-        pairs.captions.append(row[caption])
+        pairs.captions.append(clean(row[caption]))
         pairs.splits.append(str(row[split]) if split is not None and row[split] else None)
     return pairs
 

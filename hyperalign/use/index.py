@@ -338,7 +338,7 @@ def read_lookup(path: Path, kind: str, effort: int) -> Lookup:
 
     try:
         return Lookup(faiss.read_index(str(path)), kind, effort)
-    except RuntimeError:
+    except (RuntimeError, MemoryError):
         raise ValueError(f"{path} is no whole Faiss index; remove it and run `hyperalign index` again") from None
 
 

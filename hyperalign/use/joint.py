@@ -68,7 +68,24 @@ def joint_of(tensors: Mapping[str, NDArray[Any]], record: Mapping[str, Any], pai
     if pair not in solution.pairs:
         return None
     at = solution.pairs.index(pair)
-    return Joint(solution.weights[at], solution.biases[at], solution.images[pair[0]], solution.texts[pair[1]])
+    joint = Joint(solution.weights[at], solution.biases[at], solution.images[pair[0]], solution.texts[pair[1]])
+    _check_shapes(joint)
+    return joint
+
+
+def _check_shapes(joint: Joint) -> None:
+    """Refuse tensors that cannot be multiplied with each other, or are no floats."""
+    fits = joint.weight.ndim == 2 and joint.bias.shape == joint.weight.shape[:1]
+    tensors = [joint.weight, joint.bias]
+    for side, width in ((joint.image, joint.weight.shape[:1]), (joint.text, joint.weight.shape[1:2])):
+        if side is not None:
+            shapes = (side.mean.ndim, side.features.ndim, side.projection.ndim) == (1, 1, 2)
+            fits = fits and shapes and len(side.mean) == len(side.features) == len(side.projection)
+            fits = fits and side.projection.shape[1] >= width[0] and not side.features.is_floating_point()
+            fits = fits and bool(((side.features >= 0) & (side.features < side.width)).all())
+            tensors += [side.mean, side.projection]
+    if not fits or not all(tensor.is_floating_point() for tensor in tensors):
+        raise ValueError("the tensors of a connector are damaged: their shapes do not fit each other")
 
 
 def _coordinates(rows: Tensor, canonical: Canonical | None) -> Tensor:

@@ -1,12 +1,12 @@
 """A model by where it lies: an exported pair, or a pair of a finished run."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hyperalign.run import read_result
 from hyperalign.use.dual import DualEncoder, load, open_pair
-from hyperalign.use.folder import CONFIG
+from hyperalign.use.folder import CONFIG, read_config
 
 __all__ = ["Trained", "made_by", "open_again", "open_model", "trained_on"]
 
@@ -61,9 +61,12 @@ class Trained(NamedTuple):
 
 def trained_on(path: Path) -> Trained | None:
     """What the model that a folder holds was trained on; None where that is not recorded."""
-    for name in ("result.json", CONFIG):
-        if (path / name).is_file():
-            about = json.loads((path / name).read_text(encoding="utf-8"))
-            seeds = about.get("seeds") or about.get("run", {}).get("seeds") or [0]
-            return Trained(about["data"]["name"], int(seeds[0])) if about.get("data") else None
-    return None
+    if (path / "result.json").is_file():
+        about: Mapping[str, Any] = read_result(path)
+        seeds = about.get("seeds")
+    elif (path / CONFIG).is_file():
+        about = read_config(path)
+        seeds = about.get("run", {}).get("seeds")
+    else:
+        return None
+    return Trained(about["data"]["name"], (seeds or [0])[0]) if about.get("data") else None

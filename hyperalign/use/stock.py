@@ -8,13 +8,14 @@ twice, the later row counts.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperalign.embed.shards import Part, Rows, damage, read_record, store_dtype, write_part
+from hyperalign.embed.plain import misfit
+from hyperalign.embed.shards import Part, Rows, damage, read_part, read_record, store_dtype, write_part
 from hyperalign.use.sources import Place
 
 __all__ = ["Stock", "compact", "place_of", "read_stock", "store_rows"]
@@ -50,16 +51,17 @@ def read_stock(folder: Path) -> Stock:
     places: list[Place] = []
     start = 0
     for path in sorted(folder.glob(f"{_STEM}-*.json")):
-        record = read_record(path)
-        part = None if record is None else Part.from_record(record)
-        if record is None or part is None or damage(folder, part) is not None:
+        part, items = read_part(path), (read_record(path) or {}).get("items", [])
+        sound = part is not None and part.file == path.with_suffix(".npy").name and damage(folder, part) is None
+        alike = part is not None and part.dim == (parts[0].dim if parts else part.dim)
+        if part is None or not (sound and alike) or not _are_places(items, part.stop - part.start):
             path.with_suffix(".npy").unlink(missing_ok=True)
             path.unlink()
             continue
         n_rows = part.stop - part.start
         bad = tuple((start + row, reason) for row, reason in part.bad)
         parts.append(replace(part, start=start, stop=start + n_rows, bad=bad))
-        places += [Place(*item) for item in record["items"]]
+        places += [Place(*item) for item in items]
         start += n_rows
     rows = Rows(folder, parts, checked=True) if parts else None
     return Stock(parts, rows, places, {row: reason for part in parts for row, reason in part.bad})
@@ -113,7 +115,15 @@ def place_of(folder: Path, parts: Sequence[tuple[str, int, int]], rows: Sequence
         which = int(np.searchsorted(starts, row, side="right")) - 1
         file, start, _ = parts[which]
         if which not in records:
-            records[which] = read_record((folder / file).with_suffix(".json"))
-            if records[which] is None:
+            records[which] = (read_record((folder / file).with_suffix(".json")) or {}).get("items")
+            if not _are_places(records[which], parts[which][2] - start):
                 raise ValueError(f"{folder / file} has no sound record; run `hyperalign index` again")
-        yield Place(*records[which]["items"][row - start])
+        yield Place(*records[which][row - start])
+
+
+def _are_places(items: Any, n_rows: int) -> bool:
+    """Whether a record says of each row where its picture lies, below the folders that were named."""
+    if misfit(items, list[tuple[int, str, str, str]]) is not None or len(items) != n_rows:
+        return False
+    names = [name for _, name, member, _ in items for name in (name, member)]
+    return not any(PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts for name in names)

@@ -26,6 +26,7 @@ from hyperalign.use.gallery import (
     hold_against,
     read_about,
     read_manifest,
+    read_order,
     write_gallery,
 )
 from hyperalign.use.index import IndexConfig, Lookup, add_rows, choose_kind, n_to_learn, new_lookup, read_lookup, tune
@@ -194,7 +195,10 @@ def _before(folder: Path, stock: Stock, wanted: Sequence[Place]) -> tuple[dict[s
     parts = manifest.get("parts", [])
     if not manifest or parts != [_part_record(part) for part in stock.parts[: len(parts)]]:
         return {}, 0
-    order, there = np.load(folder / manifest["order_file"], allow_pickle=False), set(wanted)
+    try:
+        order, there = read_order(folder, manifest), set(wanted)
+    except ValueError:
+        return {}, 0  # damaged: it is built again
     return manifest, sum(stock.places[row] not in there for row in order[order >= 0].tolist())
 
 
@@ -246,11 +250,14 @@ def _earlier(
     none = None, np.empty(0, dtype=np.int64)
     if not before or before["kind"] != choose_kind(len(live), dim, config):
         return none
-    order = np.load(folder / before["order_file"], allow_pickle=False)
+    order = read_order(folder, before)
     order = np.where(np.isin(order, live), order, -1)
     if (order < 0).sum() > MOST_GONE * len(order):
         return none
-    lookup = read_lookup(folder / before["lookup_file"], before["kind"], before["effort"])
+    try:
+        lookup = read_lookup(folder / before["lookup_file"], before["kind"], before["effort"])
+    except ValueError:
+        return none  # damaged: it is built again
     return (lookup, order) if len(lookup) == len(order) else none
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hyperalign.run import finished_stages, read_result, same_table
-from hyperalign.study.conduct import read_study
+from hyperalign.study.kept import read_study
 from trust.conftest import Tally
 from trust.deeds import NAMES, assert_done_again, commands, run
 from trust.harm import (
