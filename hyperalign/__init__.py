@@ -68,6 +68,8 @@ The map, in the order in which data meets the modules; a line of code may import
     record     what a run records: columns and keys
     run        what a run is on disk
     relimit    a finished run under other limits
+    processes  several processes on one job: who speaks, who writes, how they talk
+    shares     work cut into shares of about equal cost
     candidates the encoders and pairs that the limits let through
     prepare    from what was asked to rows on disk
     grids      cached rows put together as the methods see them
@@ -82,7 +84,9 @@ The map, in the order in which data meets the modules; a line of code may import
     request    what a search is asked for
     forecast   what each method will cost, from shapes alone
     account    what a run says of itself
+    together   what the first of several processes asks of the others
     pipeline   the search
+    assist     what the others do
     adopt      one more encoder for a finished run
     glimpse    a few test captions, and the pictures that the first pairs retrieve for them
     plan       what a search would cost, before anything is computed
@@ -162,7 +166,6 @@ The map, in the order in which data meets the modules; a line of code may import
         specialise      one set of prompts folded into the image encoder
         measure         zero-shot and retrieval of a model
         winner          a run's winner as the start of a model
-        processes       who does what where several train together
         adapt           the stage: every method trained and scored
         parts           a label set cut in two, and its worst group
         probe           a linear probe that starts at the classes' rows

@@ -25,7 +25,7 @@ OWNERS = {
     "timm": ("embed.networks", "embed.build_images"),
     "tokenizers": ("embed.build_texts", "hyperclip"),
     "huggingface_hub": ("embed.identity", "embed.check"),
-    "accelerate": ("embed.encoders", "align.train", "hyperclip"),
+    "accelerate": ("embed.encoders", "processes", "hyperclip.train"),
     "datasets": ("embed.hub_data",),
     "pyarrow": ("embed.tables", "hyperclip.table_copies"),
     "sentence_transformers": (

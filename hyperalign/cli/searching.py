@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hyperalign.cli.asking import NOT_CONFIG, configured, from_record, given
-from hyperalign.cli.manners import print_json, say, show_progress, stdout
+from hyperalign.cli.manners import print_json, refuse_launch, say, show_progress, stdout
 from hyperalign.cli.options import (
     BASELINE,
     TRAINING,
@@ -40,6 +40,7 @@ from hyperalign.cli.options import (
 if TYPE_CHECKING:
     from hyperalign.embed.zoo import Limits
     from hyperalign.pipeline import SearchConfig
+    from hyperalign.processes import Crew
     from hyperalign.run import Run
 
 __all__ = ["embed", "report", "rerun", "search"]
@@ -99,10 +100,12 @@ def search(  # noqa: PLR0913 – the signature is the list of options
 ) -> None:
     """Rank every pair of encoders under the limits, and verify the winner."""
     if add is not None or run is not None:
+        refuse_launch("search --add")
         _run_adoption(ctx, add, run)
         return
     wanted = configured(ctx) if resume is None else _recorded(ctx, resume)
     if dry_run:
+        refuse_launch("search --dry-run")
         _print_plan(wanted, cache_dir, json=json)
     else:
         _run_search(wanted, cache_dir=cache_dir, out=out, resume=resume, json=json)
@@ -152,8 +155,9 @@ def embed(  # noqa: PLR0913 – the signature is the list of options
     from hyperalign import pipeline as engine
     from hyperalign.cli.stores import print_cache
 
-    with show_progress() as display:
-        engine.embed(configured(ctx), cache_dir=cache_dir, progress=display.progress, say=display.say)
+    wanted = configured(ctx)
+    with _shared(wanted, cache_dir) as crew, show_progress() as display:
+        engine.embed(wanted, cache_dir=cache_dir, progress=display.progress, say=display.say, crew=crew)
     print_cache(cache_dir, json=False)
 
 
@@ -244,11 +248,28 @@ def _run_search(wanted: "SearchConfig", *, cache_dir: Path, out: Path, resume: P
     """Search, draw the page and print what was found."""
     from hyperalign import pipeline as engine
 
-    with _resumable(out), show_progress() as display:
+    with _shared(wanted, cache_dir) as crew, _resumable(out), show_progress() as display:
         path = engine.search(
-            wanted, cache_dir=cache_dir, out=out, resume=resume, progress=display.progress, say=display.say
+            wanted, cache_dir=cache_dir, out=out, resume=resume, progress=display.progress, say=display.say, crew=crew
         )
     return _print_run(path, json=json)
+
+
+@contextmanager
+def _shared(wanted: "SearchConfig", cache_dir: Path) -> Iterator["Crew"]:
+    """The processes of this launch; all but the first do here what that one asks for, and end."""
+    from hyperalign.processes import crew
+
+    with crew() as together:
+        if together.rank:
+            from hyperalign.assist import assist
+
+            assist(wanted, together, cache_dir=cache_dir)
+            raise typer.Exit
+        try:
+            yield together
+        finally:
+            together.dismiss()
 
 
 def _run_adoption(ctx: typer.Context, name: str | None, run: Path | None) -> None:
@@ -301,15 +322,15 @@ def _resumable(out: Path) -> Iterator[None]:
     """Say how to go on with a search that is stopped in the middle."""
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         from hyperalign.run import find_unfinished, finished_stages
 
-        run = find_unfinished(out, pid=os.getpid())
+        run, stopped = find_unfinished(out, pid=os.getpid()), f"stopped: {stop}" if str(stop) else "stopped"
         if run is None:
-            say("stopped; what is embedded stays in the cache, and the same command goes on from there")
+            say(f"{stopped}; what is embedded stays in the cache, and the same command goes on from there")
         else:
             stages = ", ".join(finished_stages(run)) or "no stage yet"
-            say(f"stopped; finished: {stages}, and embeddings stay in the cache")
+            say(f"{stopped}; finished: {stages}, and embeddings stay in the cache")
             say(f"go on with `hyperalign search --resume {run}`")
         raise typer.Exit(130) from None
 

@@ -27,7 +27,7 @@ from hyperalign.hyperclip.architectures import BOTTLENECKS, find_architecture, p
 from hyperalign.hyperclip.hypernetwork import HyperConfig
 from hyperalign.hyperclip.measure import classify, retrieve, score_classes
 from hyperalign.hyperclip.pairs import Pairs, likeness_of
-from hyperalign.hyperclip.processes import is_first, same_everywhere
+from hyperalign.processes import is_first, same_everywhere
 from hyperalign.hyperclip.stored import Model, ModelRecord, build_model, load_model, save_model
 from hyperalign.hyperclip.text import TextConfig, count_cut, make_tokenizer, tokenize
 from hyperalign.hyperclip.train import TrainConfig, train
