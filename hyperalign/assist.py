@@ -72,22 +72,16 @@ class _Helper:
                 f"{self.cache_dir.resolve()} is not the cache of the first process; give a --cache-dir and an --out "
                 "that all machines share"
             )
-        every = find_candidates(
-            self.config.zoo, Limits(), cache_dir=self.cache_dir, progress=_silent, measure=False
-        )
+        every = find_candidates(self.config.zoo, Limits(), cache_dir=self.cache_dir, progress=_silent, measure=False)
         self.candidates = _chosen(every, words["images"], words["texts"])
         self.data = open_asked_data(self.config, self.cache_dir, _silent)
-        self.jobs = embedding_jobs(
-            self.candidates, *self.data, cache_dir=self.cache_dir, autocast=self.config.autocast
-        )
+        self.jobs = embedding_jobs(self.candidates, *self.data, cache_dir=self.cache_dir, autocast=self.config.autocast)
         return {}
 
     def embed(self, words: Mapping[str, Any]) -> dict[str, Any]:
         """Embed this process's share of what is missing."""
         share = words["shares"][self.crew.rank]
-        done = embed_share(
-            share, self.jobs, cache_dir=self.cache_dir, progress=_silent, autocast=self.config.autocast
-        )
+        done = embed_share(share, self.jobs, cache_dir=self.cache_dir, progress=_silent, autocast=self.config.autocast)
         return {"done": done}
 
     def train(self, words: Mapping[str, Any]) -> dict[str, Any]:

@@ -111,7 +111,7 @@ class Promoted(NamedTuple):
     lines: list[Line]
 
 
-def search(
+def search(  # noqa: PLR0913 - what, where, and who does it and is told
     config: SearchConfig,
     *,
     cache_dir: Path,
@@ -200,7 +200,12 @@ def search(
             *describe_verified(main, tested[len(solved) :]),
             *(one.sentence for one in ceilings),
         ],
-        "notes": [*note_unfinished(every, bench), *split_note(crew.size), *prepared.notes, *(note for one in ceilings for note in one.notes)],
+        "notes": [
+            *note_unfinished(every, bench),
+            *split_note(crew.size),
+            *prepared.notes,
+            *(note for one in ceilings for note in one.notes),
+        ],
         "agreement": compare(tested, n_pairs=len(everyone.pairs), seed=config.seed),
         "ratios": compute_ratios(best, lines, bench.recipe, everyone.pair_indices(), *_shapes(asked, prepared, ladder)),
         "totals": sum_up(best, lines),

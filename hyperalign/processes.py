@@ -118,6 +118,7 @@ class Crew:
 
         try:
             work = dist.broadcast(tensor, src=source, group=self.group, async_op=True)
+            assert work is not None, "it was asked for as something to wait for"
             while not work.is_completed():
                 time.sleep(_POLL)
                 meanwhile()

@@ -1,7 +1,7 @@
 """Work cut into shares of about equal cost, one for each process; pure numbers."""
 
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 __all__ = ["cut_evenly"]
 
@@ -27,4 +27,4 @@ def cut_evenly(costs: Sequence[float], n_shares: int) -> list[range]:
         for end, cost in zip(ends, costs, strict=True)
     ]
     firsts = [sum(home < share for home in homes) for share in range(n_shares + 1)]
-    return [range(first, last) for first, last in zip(firsts, firsts[1:], strict=False)]
+    return [range(first, last) for first, last in pairwise(firsts)]

@@ -75,7 +75,9 @@ def train_together(
     total = len(parts)
 
     def look() -> None:
-        bench.progress("baseline, parts by all processes", total - sum(not _is_kept(run, part) for part in parts), total)
+        bench.progress(
+            "baseline, parts by all processes", total - sum(not _is_kept(run, part) for part in parts), total
+        )
 
     crew.collect({}, look)
 

@@ -1,4 +1,6 @@
-"""Several processes of one launch, forked from a parent that has imported everything: `launched.py N words …`.
+"""Launches, forked from a parent that has imported everything: `launched.py 1,2 words …` is one process, then two.
+
+In the words, {n} is the number of processes.
 
 `accelerate launch` takes seconds for each process before anything of ours begins; what these processes see is the
 same: RANK, WORLD_SIZE and where to meet. The tests marked `trust` use the real one.
@@ -10,7 +12,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from torch import nn
 
 
 class Mosaic(nn.Module):
-    """A fixed random view of a picture's cells; it notes each batch, and takes its time where a test wants to stop it."""
+    """A fixed random view of a picture's cells; it notes each batch, and is slow where a test wants to stop it."""
 
     def __init__(self, width, seed):
         super().__init__()
@@ -78,7 +79,7 @@ def write_mosaics(folder: Path, n_pictures: int, *, seed: int = 0) -> Path:
         csv.writer(file).writerows(lines)
     tables = [
         f'[[encoder]]\nname = "{name}"\nmodality = "image"\nloader = "python"\nfactory = "mosaic.py:{name}"\n'
-        'input_size = 8\nmean = [0.5, 0.5, 0.5]\nstd = [0.5, 0.5, 0.5]\n'
+        "input_size = 8\nmean = [0.5, 0.5, 0.5]\nstd = [0.5, 0.5, 0.5]\n"
         for name in ("wide", "narrow", "middle")
     ]
     tables += [
@@ -96,22 +97,28 @@ def words_of_search(world: Path, cache: Path, out: Path, *more: str) -> list[str
     return [*words, "--out", str(out), "--method", "ape,hypernet", "--baseline-seeds", "1", *more]
 
 
-def launch(n: int, words: Sequence[str], **environment: str) -> subprocess.Popen[str]:
-    """Start `hyperalign WORDS` as n processes; both streams are piped."""
+def launch(sizes: Sequence[int], words: Sequence[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `hyperalign WORDS` as so many processes, one launch after the other."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS.parent), **environment}
-    command = [sys.executable, str(TESTS / "launched.py"), str(n), *words]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+    command = [sys.executable, str(TESTS / "launched.py"), ",".join(map(str, sizes)), *words]
+    return subprocess.run(command, capture_output=True, text=True, env=env, check=False, timeout=240)
 
 
-def _main(n: int, words: list[str]) -> int:
-    """Fork n processes that run a command together; the first status that is not 0."""
+def _main(sizes: list[int], words: list[str]) -> int:
+    """Import everything once and launch; the first status that is not 0."""
     import accelerate  # noqa: F401 - imported once for all
 
-    import hyperalign.assist
-    import hyperalign.cli
-    import hyperalign.embed.encoders
-    import hyperalign.show.page
-    import hyperalign.show.table  # noqa: F401
+
+    for n in sizes:
+        print(f"launch of {n}", flush=True)  # noqa: T201
+        if status := _fork(n, [word.replace("{n}", str(n)) for word in words]):
+            return status
+    return 0
+
+
+def _fork(n: int, words: list[str]) -> int:
+    """Fork n processes that run a command together; one that fails ends the others, as a launcher does."""
+    from hyperalign.cli import main
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -125,7 +132,7 @@ def _main(n: int, words: list[str]) -> int:
             os.environ.update(RANK=str(number), LOCAL_RANK=str(number), WORLD_SIZE=str(n), LOCAL_WORLD_SIZE=str(n))
             os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
         try:
-            hyperalign.cli.main(words)
+            main(words)
         except SystemExit as end:
             sys.stdout.flush()
             sys.stderr.flush()
@@ -136,12 +143,11 @@ def _main(n: int, words: list[str]) -> int:
         child, ended = os.wait()
         children.remove(child)
         if ended and not status:
-            status = os.waitstatus_to_exitcode(ended)
-            time.sleep(float(os.environ.get("PATIENCE", "0")))  # what a launcher does at once
+            status = os.waitstatus_to_exitcode(ended) % 256
             for other in children:
                 os.kill(other, signal.SIGTERM)
-    return status % 256
+    return status
 
 
 if __name__ == "__main__":
-    sys.exit(_main(int(sys.argv[1]), sys.argv[2:]))
+    sys.exit(_main([int(size) for size in sys.argv[1].split(",")], sys.argv[2:]))

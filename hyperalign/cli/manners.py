@@ -87,14 +87,18 @@ def refuse_launch(command: str) -> None:
         ValueError: If it was started as several processes.
     """
     if n_launched() > 1:
-        raise ValueError(f"`{command}` is done by one process, got {n_launched()}; start it without `accelerate launch`")
+        raise ValueError(
+            f"`{command}` is done by one process, got {n_launched()}; start it without `accelerate launch`"
+        )
 
 
 def warn_of_lone_launch() -> None:
     """Say what accelerate does not: without GPUs it starts one process, whatever number was asked for."""
     launched = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ
     if launched and "RANK" not in os.environ:
-        say("accelerate has started one process only; on machines without GPUs give `accelerate launch --multi_gpu` too")
+        say(
+            "accelerate has started one process only; on machines without GPUs give `accelerate launch --multi_gpu` too"
+        )
 
 
 def _say_for_itself(stop: KeyboardInterrupt) -> None:
