@@ -77,10 +77,10 @@ def test_a_process_that_is_killed_ends_the_launch_and_the_same_command_goes_on(t
     assert alone.wait(timeout=1000) == 0, alone.communicate()
     alone.communicate()
     survived, slowest, again = 0, 0.0, 0
-    for victim in (0, 1, 2, 3):
+    for n, victim in ((2, 0), (4, 3)):
         log, runs, cache = (tmp_path / f"{name}-{victim}" for name in ("log", "runs", "cache"))
         words = words_of_search(world, cache, runs)
-        started = accelerate(4, words, EMBEDDED=str(log), SLOW="0.1")
+        started = accelerate(n, words, EMBEDDED=str(log), SLOW="0.1")
         while not any(rank == str(victim) for rank, *_ in batches(log)[30:]):
             assert started.poll() is None, started.communicate()
             time.sleep(0.05)
@@ -92,7 +92,7 @@ def test_a_process_that_is_killed_ends_the_launch_and_the_same_command_goes_on(t
         slowest = max(slowest, time.monotonic() - begin)
         assert "another process of this launch has ended" in err
         before = n_rows(log)
-        resumed = accelerate(4, words, EMBEDDED=str(log))
+        resumed = accelerate(n, words, EMBEDDED=str(log))
         _, err = resumed.communicate(timeout=1000)
         assert resumed.returncode == 0, err
         again = max(again, n_rows(log) - before - (3 * N_PICTURES - finished))
@@ -100,12 +100,12 @@ def test_a_process_that_is_killed_ends_the_launch_and_the_same_command_goes_on(t
         survived += any(same_table(only_run(tmp_path / "runs1"), run) for run in runs_made)
     tally.add(
         "processes",
-        "`kill -9` of one of 4 processes of a launch: the others end, the same command makes the same table",
-        done=4,
+        "`kill -9` of one of 2 or 4 processes of a launch: the others end, the same command makes the same table",
+        done=2,
         survived=survived,
         slowest_end_seconds=slowest,
         rows_of_finished_shards_computed_again=max(0, again),
     )
-    assert survived == 4
+    assert survived == 2
     assert slowest < 40
     assert again <= 0
