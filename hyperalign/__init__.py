@@ -20,9 +20,11 @@ The map, in the order in which data meets the modules; a line of code may import
         samples         what every reader of a data set hands over
         splits          train, validation and test; who belongs to whom
         duplicates      nearly the same picture on both sides of a split
+        streams         files that are read from begin to end and never kept
         tables          tables of paths and captions
         frames          data frames, written as tables
         tars            tar shards, read where they lie
+        tar_streams     tar shards that come as streams
         clip_retrieval  folders of rows that clip-retrieval has made
         hub_data        data sets of the Hugging Face hub
         label_sets      classes and prompts for zero-shot classification

@@ -29,6 +29,7 @@ from hyperalign.embed.data import Dataset, LabelSet, open_dataset, open_label_se
 from hyperalign.embed.identity import Identity, identity, is_pinned, pin
 from hyperalign.embed.memory import keep, recall
 from hyperalign.embed.pictures import choose
+from hyperalign.embed.tar_streams import at_places, is_beside, is_streamed, streamed_places
 from hyperalign.embed.zoo import EncoderSpec
 from hyperalign.ledger import Line
 from hyperalign.machine import peak_bytes
@@ -185,7 +186,7 @@ def fill_cache(
         own = [job for job in jobs if job.spec == spec]
         missing = {job.part: lacking[job.key] for job in own}
         start = time.perf_counter()
-        lazy = _Lazy(spec, cache_dir, autocast=autocast)
+        lazy = _Lazy(spec, cache_dir, autocast=autocast, jobs=own)
         tally = _Tally(_silent if spec.name in shared else progress, sum(missing.values()))
         for job in own:
             entries[spec.name, job.part] = _fill(job, lazy, tally, cache_dir)
@@ -222,7 +223,7 @@ def embed_share(
     for name, pieces in groupby(share, key=lambda piece: str(piece["encoder"])):
         start, own = time.perf_counter(), [(_own_job(piece, known), piece["shards"]) for piece in pieces]
         counts = [count_missing(job, cache_dir) if shards is None else _n_rows(shards) for job, shards in own]
-        lazy = _Lazy(own[0][0].spec, cache_dir, autocast=autocast)
+        lazy = _Lazy(own[0][0].spec, cache_dir, autocast=autocast, jobs=[job for job, _ in own])
         tally = _Tally(progress, sum(counts))
         for (job, shards), count in zip(own, counts, strict=True):
             if shards is None:
@@ -295,12 +296,13 @@ def _embed_together(
     jobs: Sequence[Job], crew: Crew, cache_dir: Path, progress: Progress, *, autocast: bool
 ) -> dict[str, _Worked]:
     """Cut what is missing into a share for each process, and do this one's; by encoder what all have done."""
-    pieces = _pieces(jobs, cache_dir)
-    if not pieces:
+    tasks = _tasks(jobs, cache_dir)
+    if not tasks:
         return {}
-    cuts = cut_evenly([cost for _, cost in pieces], crew.size)
-    shares = [_joined([pieces[k][0] for k in cut]) for cut in cuts]
+    cuts = cut_evenly([cost for _, cost in tasks], crew.size)
+    shares = [_joined([piece for k in cut for piece in tasks[k][0]]) for cut in cuts]
     rest = [job for job in jobs if job.some is None and job.spec.loader != "rows"]
+    split = [job.key for job in rest if not is_streamed(job.items) and _shards(job, cache_dir)]
     last = 0.0
 
     def look() -> None:
@@ -312,7 +314,7 @@ def _embed_together(
     def wait() -> None:
         progress("waiting for another process that fills the cache", 0, 0)
 
-    with own_entries(cache_dir, [job.key for job in rest if _shards(job, cache_dir)], wait):
+    with own_entries(cache_dir, split, wait):
         crew.order({"do": "embed", "shares": shares})
         own = embed_share(shares[crew.rank], jobs, cache_dir=cache_dir, progress=progress, autocast=autocast)
         total = sum(_n_rows(_shards(job, cache_dir)) for job in rest)
@@ -325,19 +327,30 @@ def _embed_together(
     return by_encoder
 
 
-def _pieces(jobs: Sequence[Job], cache_dir: Path) -> list[tuple[dict[str, Any], float]]:
-    """What is missing, encoder by encoder, with its cost: shards, or samples as a whole."""
-    found = []
+def _tasks(jobs: Sequence[Job], cache_dir: Path) -> list[tuple[list[dict[str, Any]], float]]:
+    """What is missing, encoder by encoder, as pieces that one process does, and their cost.
+
+    A task is a shard; a sample; or all that an encoder embeds of a stream, so that it is read once.
+    """
+    found: list[tuple[list[dict[str, Any]], float]] = []
+    streams: dict[str, int] = {}
     for job in jobs:
         if job.spec.loader == "rows":
             continue
         record = {"encoder": job.spec.name, "part": job.part, "digest": job.key.digest, "shards": None, "some": None}
         price = max(job.spec.gflops or 0.0, 1e-9 * (job.spec.n_params or 0), 1e-6)
-        if job.some is None:
+        n_rows = count_missing(job, cache_dir)
+        if job.some is None and not is_streamed(job.items):
             for shard in _shards(job, cache_dir):
-                found.append(({**record, "shards": [shard]}, price * (shard[1] - shard[0])))
-        elif n_rows := count_missing(job, cache_dir):
-            found.append(({**record, "some": job.some.tolist()}, price * n_rows))
+                found.append(([{**record, "shards": [shard]}], price * (shard[1] - shard[0])))
+        elif n_rows and job.some is not None:
+            found.append(([{**record, "some": job.some.tolist()}], price * n_rows))
+        elif n_rows and job.spec.name in streams:
+            pieces, cost = found[streams[job.spec.name]]
+            found[streams[job.spec.name]] = [*pieces, record], cost + price * n_rows
+        elif n_rows:
+            streams[job.spec.name] = len(found)
+            found.append(([record], price * n_rows))
     return found
 
 
@@ -374,8 +387,8 @@ def _own_job(piece: Mapping[str, Any], known: Mapping[tuple[str, str], Job]) -> 
 class _Lazy:
     """An encoder that is built when its first row is asked for, and how fast it was."""
 
-    def __init__(self, spec: EncoderSpec, cache_dir: Path, *, autocast: bool):
-        self.spec, self.cache_dir, self.autocast = spec, cache_dir, autocast
+    def __init__(self, spec: EncoderSpec, cache_dir: Path, *, autocast: bool, jobs: Sequence[Job]):
+        self.spec, self.cache_dir, self.autocast, self.jobs = spec, cache_dir, autocast, list(jobs)
         self.encoder: Encoder | None = None
         self.n_rows, self.seconds = 0, 0.0
 
@@ -385,6 +398,8 @@ class _Lazy:
         """`embed(start, stop)` and `embed_some(items)` over the items of a job."""
 
         def embed(start: int, stop: int) -> Embedded:
+            if job.some is None and self.spec.modality == "image" and is_streamed(job.items):
+                return self._embed_passing(job, start, stop, tally)
             return self._embed(job.items, start, stop, tally)
 
         def embed_some(items: NDArray[np.int64]) -> Embedded:
@@ -394,6 +409,38 @@ class _Lazy:
             return rows, [(int(items[index]), why) for index, why in bad]
 
         return embed, embed_some
+
+    def _embed_passing(self, job: Job, start: int, stop: int, tally: "_Tally") -> Embedded:
+        """Pictures of a stream, and with them those of later parts that lie between: the stream is read once.
+
+        What belongs to another part is kept there as a sample is.
+        """
+        own, n_all = streamed_places(job.items)
+        low, high = 0 if start == 0 else int(own[start]), n_all if stop == len(own) else int(own[stop])
+        later = self.jobs[[one.key for one in self.jobs].index(job.key) + 1 :]
+        beside = [(other, streamed_places(other.items)[0]) for other in later if is_beside(other.items, job.items)]
+        between = [np.flatnonzero((places >= low) & (places < high)) for _, places in beside]
+        places = [own[start:stop], *(where[index] for (_, where), index in zip(beside, between, strict=True))]
+        order = np.argsort(np.concatenate(places), kind="stable")
+        pictures = at_places(job.items, np.concatenate(places)[order])
+        found, bad = self._embed(pictures, 0, len(order), tally)
+        rows, reasons = np.empty_like(found), {int(order[index]): why for index, why in bad}
+        rows[order] = found
+        first = stop - start
+        for (other, _), index in zip(beside, between, strict=True):
+            if len(index):
+                self._keep_beside(other, index, rows[first : first + len(index)], reasons, first)
+            first += len(index)
+        return rows[: stop - start], [(start + at, why) for at, why in reasons.items() if at < stop - start]
+
+    def _keep_beside(
+        self, job: Job, items: NDArray[np.int64], rows: NDArray[Any], reasons: Mapping[int, str], first: int
+    ) -> None:
+        def embed_some(missing: NDArray[np.int64]) -> Embedded:
+            at = np.searchsorted(items, missing)
+            return rows[at], [(int(items[k]), reasons[first + k]) for k in at.tolist() if first + k in reasons]
+
+        fill_some(self.cache_dir, job.key, n_rows=len(job.items), items=items, embed_some=embed_some)
 
     def build(self) -> "Encoder":
         """The encoder, built if it was not yet."""

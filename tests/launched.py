@@ -108,7 +108,6 @@ def _main(sizes: list[int], words: list[str]) -> int:
     """Import everything once and launch; the first status that is not 0."""
     import accelerate  # noqa: F401 - imported once for all
 
-
     for n in sizes:
         print(f"launch of {n}", flush=True)  # noqa: T201
         if status := _fork(n, [word.replace("{n}", str(n)) for word in words]):

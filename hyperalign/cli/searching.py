@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hyperalign.cli.asking import NOT_CONFIG, configured, from_record, given
+from hyperalign.cli.asking import NOT_CONFIG, configured, from_record, given, own_words
 from hyperalign.cli.manners import print_json, refuse_launch, say, show_progress, stdout
 from hyperalign.cli.options import (
     BASELINE,
@@ -339,12 +339,15 @@ def _recorded(ctx: typer.Context, run: Path) -> "SearchConfig":
     """What an unfinished run was asked for; only the time it may take can be changed."""
     from hyperalign.run import read_result
 
+    record = dict(read_result(run)["configuration"])
     allowed = {*NOT_CONFIG, "max_minutes"}
+    if ctx.params.get("data") == record.get("data"):  # a command must be written anew to be run
+        allowed.add("data")
+        record["data"] = own_words(record["data"])
     other = [name for name in given(ctx) if name not in allowed]
     if other:
         words = ", ".join(f"--{name.replace('_', '-')}" for name in other)
         raise ValueError(f"a resumed run keeps its own configuration, got {words}; leave out --resume to start anew")
-    record = dict(read_result(run)["configuration"])
     if ctx.params.get("max_minutes") is not None:
         record["max_minutes"] = ctx.params["max_minutes"]
     return from_record(record)
