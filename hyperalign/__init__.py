@@ -152,6 +152,7 @@ The map, in the order in which data meets the modules; a line of code may import
         planted         a synthetic zoo whose best pairs are known
         proposals       a study over pairs, against promotion
         devices         what a search would need on accelerators
+        scale           what a search over many pictures costs, on which machine
         grid            a search over a synthetic grid of any size
         adoption        each encoder left out and adopted
         index           Faiss indexes of many pictures, on one core

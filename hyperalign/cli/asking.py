@@ -16,7 +16,19 @@ NOT_CONFIG = {  # options that say how, not what
     *("cache_dir", "out", "config", "resume", "add", "run", "json", "dry_run", "seeds", "grid"),
     *("over", "trials", "objective", "sampler", "pruner", "looks", "space", "patience", "target", "timeout", "jobs"),
     *("storage", "name", "best", "warm_start"),
-    *("poster", "curve", "sweep", "collapse", "intervals", "adoption", "promotion", "index", "proposals", "hyperclip"),
+    *(
+        "poster",
+        "curve",
+        "sweep",
+        "collapse",
+        "intervals",
+        "adoption",
+        "promotion",
+        "index",
+        "proposals",
+        "hyperclip",
+        "scale",
+    ),
 }
 
 

@@ -98,7 +98,8 @@ def is_beside(pictures: object, others: object) -> bool:
 
 def streamed_places(pictures: Pictures) -> tuple[NDArray[np.int64], int]:
     """Where in their stream pictures lie, (n,) ascending, and how many there are in it."""
-    index, root = np.arange(len(pictures), dtype=np.int64), pictures
+    root: Any = pictures
+    index = np.arange(len(root), dtype=np.int64)
     while isinstance(root, Chosen):
         root, index = root.pictures, root.index[index]
     return index, len(root)
