@@ -153,6 +153,10 @@ def crew() -> Iterator[Crew]:
     signal.signal(signal.SIGTERM, end)
     try:
         yield Crew(rank=state.process_index, size=state.num_processes, group=group)
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "onnection closed by peer" not in str(error):
+            raise
+        raise EndedError(_GONE) from error
     finally:
         signal.signal(signal.SIGTERM, before)
 
