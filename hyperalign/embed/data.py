@@ -178,6 +178,8 @@ def _read(source: str, *, memory: Path | None, progress: Progress) -> Source:
     """Find the reader for what a user wrote, and read."""
     if source.startswith("hf:"):
         return read_hub(source.removeprefix("hf:"), memory=memory, progress=progress)
+    if "://" in source and ".tar" not in source:
+        raise ValueError(f"{source!r} is an address; download it first, or give hf:<name> or an address of .tar shards")
     if is_stream(source):
         return read_streams(source, memory=memory, progress=progress)
     paths = find_files(source)

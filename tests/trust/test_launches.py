@@ -74,8 +74,8 @@ def test_one_two_and_four_processes_make_the_same_table(tmp_path: Path, tally: T
 def test_a_process_that_is_killed_ends_the_launch_and_the_same_command_goes_on(tmp_path: Path, tally: Tally) -> None:
     world = write_mosaics(tmp_path / "world", N_PICTURES)
     alone = accelerate(1, words_of_search(world, tmp_path / "cache1", tmp_path / "runs1"))
-    assert alone.wait(timeout=1000) == 0, alone.communicate()
-    alone.communicate()
+    _, err = alone.communicate(timeout=2000)
+    assert alone.returncode == 0, err
     survived, slowest, again = 0, 0.0, 0
     for n, victim in ((2, 0), (4, 3)):
         log, runs, cache = (tmp_path / f"{name}-{victim}" for name in ("log", "runs", "cache"))
