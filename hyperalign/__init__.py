@@ -21,9 +21,11 @@ The map, in the order in which data meets the modules; a line of code may import
         samples         what every reader of a data set hands over
         splits          train, validation and test; who belongs to whom
         duplicates      nearly the same picture on both sides of a split
+        streams         files that are read from begin to end and never kept
         tables          tables of paths and captions
         frames          data frames, written as tables
         tars            tar shards, read where they lie
+        tar_streams     tar shards that come as streams
         clip_retrieval  folders of rows that clip-retrieval has made
         hub_data        data sets of the Hugging Face hub
         label_sets      classes and prompts for zero-shot classification
@@ -72,6 +74,8 @@ The map, in the order in which data meets the modules; a line of code may import
     record     what a run records: columns and keys
     run        what a run is on disk
     relimit    a finished run under other limits
+    processes  several processes on one job: who speaks, who writes, how they talk
+    shares     work cut into shares of about equal cost
     candidates the encoders and pairs that the limits let through
     prepare    from what was asked to rows on disk
     grids      cached rows put together as the methods see them
@@ -86,7 +90,9 @@ The map, in the order in which data meets the modules; a line of code may import
     request    what a search is asked for
     forecast   what each method will cost, from shapes alone
     account    what a run says of itself
+    together   what the first of several processes asks of the others
     pipeline   the search
+    assist     what the others do
     adopt      one more encoder for a finished run
     glimpse    a few test captions, and the pictures that the first pairs retrieve for them
     plan       what a search would cost, before anything is computed
@@ -152,6 +158,7 @@ The map, in the order in which data meets the modules; a line of code may import
         planted         a synthetic zoo whose best pairs are known
         proposals       a study over pairs, against promotion
         devices         what a search would need on accelerators
+        scale           what a search over many pictures costs, on which machine
         grid            a search over a synthetic grid of any size
         adoption        each encoder left out and adopted
         index           Faiss indexes of many pictures, on one core
@@ -168,7 +175,6 @@ The map, in the order in which data meets the modules; a line of code may import
         specialise      one set of prompts folded into the image encoder
         measure         zero-shot and retrieval of a model
         winner          a run's winner as the start of a model
-        processes       who does what where several train together
         adapt           the stage: every method trained and scored
         parts           a label set cut in two, and its worst group
         probe           a linear probe that starts at the classes' rows

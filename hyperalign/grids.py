@@ -17,6 +17,7 @@ from hyperalign.embed.cache import Entry
 from hyperalign.embed.data import Dataset, LabelSet, Split, surviving
 from hyperalign.embed.duplicates import near_duplicates
 from hyperalign.embed.memory import keep, recall
+from hyperalign.embed.tar_streams import is_streamed
 from hyperalign.embed.zoo import EncoderSpec
 from hyperalign.prepare import LABELS, SPLITS, Entries
 
@@ -114,6 +115,8 @@ def note_near_duplicates(dataset: Dataset, *, cache_dir: Path, progress: Progres
     n_pictures = sum(len(split.image_ids) for split in dataset.splits.values())
     if dataset.name == "scenes":
         return []
+    if any(is_streamed(split.pictures) for split in dataset.splits.values()):
+        return ["near-duplicate pictures were not looked for: they come as streams, which would be read once more"]
     if n_pictures > _MOST_COMPARED:
         return [f"near-duplicate pictures were not looked for among {n_pictures:,}: that decodes each once more"]
     about = "near-duplicates of " + " ".join(split.image_digest for split in dataset.splits.values())

@@ -17,6 +17,7 @@ import pandas as pd
 from hyperalign import pipeline
 from hyperalign.config import place_words
 from hyperalign.embed.frames import Frame, write_frame
+from hyperalign.embed.streams import Written
 from hyperalign.request import from_record
 from hyperalign.run import Run, load_run
 from hyperalign.show.page import write_page
@@ -137,7 +138,7 @@ def search(
     """
     cache = Path(cache_dir or os.environ.get("HYPERALIGN_CACHE") or "cache")
     runs = Path(out or os.environ.get("HYPERALIGN_REPORTS") or "reports")
-    source = str(data) if isinstance(data, str | Path) else str(write_frame(data, cache / ".frames"))
+    source = Written(data) if isinstance(data, str | Path) else str(write_frame(data, cache / ".frames"))
     zoos = [zoo] if isinstance(zoo, str | Path) else list(zoo)
     given = {name: _typed(name, value) for name, value in words.items() if value is not None}
     config = from_record(place_words({**given, "data": source, "zoo": tuple(map(str, zoos))}))

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +39,7 @@ from hyperalign.ledger import Line
 from hyperalign.machine import measure_matmul, peak_bytes
 from hyperalign.packing import pack, pack_kept, restrict
 from hyperalign.prepare import Job, embedding_jobs, fill_cache, open_data
+from hyperalign.processes import ALONE, Crew
 from hyperalign.promote import is_worthwhile, narrow, promote, promotion_record, saved_in_words
 from hyperalign.rank.ranking import answer
 from hyperalign.record import Result
@@ -58,6 +60,7 @@ from hyperalign.run import (
 )
 from hyperalign.scoring import scoring_flops, zero_shot_flops, zero_shot_parts
 from hyperalign.solve import Solved, Workbench, pairs_in_words, solve, verify
+from hyperalign.together import begin_together, division_in_words, split_note, train_together
 
 __all__ = [
     "METHODS",
@@ -113,7 +116,7 @@ class Promoted(NamedTuple):
     lines: list[Line]
 
 
-def search(  # noqa: PLR0913 - what is asked, where things lie, and who is told
+def search(  # noqa: PLR0913 - what, where, and who does it and is told
     config: SearchConfig,
     *,
     cache_dir: Path,
@@ -122,6 +125,7 @@ def search(  # noqa: PLR0913 - what is asked, where things lie, and who is told
     fresh: bool = False,
     progress: Progress,
     say: Say,
+    crew: Crew = ALONE,
 ) -> Path:
     """Rank every pair within the limits and write the run.
 
@@ -134,13 +138,22 @@ def search(  # noqa: PLR0913 - what is asked, where things lie, and who is told
         fresh: Begin anew in any case.
         progress: Told `(stage, done, total)`.
         say: Told sentences meanwhile.
+        crew: Processes that do it together; this one is the first, the others `assist`.
 
     Returns:
         Folder of the finished run.
     """
     with ExitStack() as held:
         return _search(
-            config, held, cache_dir=cache_dir, out=out, resume=resume, fresh=fresh, progress=progress, say=say
+            config,
+            held,
+            cache_dir=cache_dir,
+            out=out,
+            resume=resume,
+            fresh=fresh,
+            progress=progress,
+            say=say,
+            crew=crew,
         )
 
 
@@ -154,23 +167,25 @@ def _search(  # noqa: PLR0913 - as above
     fresh: bool,
     progress: Progress,
     say: Say,
+    crew: Crew,
 ) -> Path:
     """The search, in the order in which things happen; the run it writes is held while it does."""
     begin, spent = time.perf_counter(), 0.0
     if resume is not None:
         spent = _take_up(resume, held)
     asked = ask(config, cache_dir=cache_dir, progress=progress)
-    for sentence in asked.candidates.counts:
+    for sentence in (*asked.candidates.counts, *division_in_words(crew.size)):
         say(sentence)
+    begin_together(crew, asked.candidates, cache_dir)
     held.enter_context(Claim(cache_dir, [job.key.folder for job in asked.jobs if job.spec.loader != "rows"]))
     if resume is None and not fresh:
         resume = find_cut_short(out, asdict(config), inputs=digest_inputs(asked.jobs))
         if resume is not None:
             spent = _take_up(resume, held)
-            config = from_record(read_result(resume)["configuration"])
+            config = replace(from_record(read_result(resume)["configuration"]), data=config.data)
             say(f"going on with {resume}, which was asked for the same and cut short")
-    config, staying, ladder, lines = _promote(asked, config, cache_dir, progress)
-    prepared, embedding = prepare_rows(staying, config, cache_dir, progress)
+    config, staying, ladder, lines = _promote(asked, config, cache_dir, progress, crew)
+    prepared, embedding = prepare_rows(staying, config, cache_dir, progress, crew)
     if resume is None:
         run = create_run(out, label=Path(config.data).stem or config.data, configuration=asdict(config))
         held.enter_context(at_work_on(run))
@@ -189,6 +204,7 @@ def _search(  # noqa: PLR0913 - as above
         progress=progress,
         should_stop=lambda: deadline is not None and time.perf_counter() > deadline,
     )
+    bench.share = partial(train_together, crew, staying.candidates, deadline, bench)
     every = [solve(method, bench) for method in config.plan_methods()]
     solved = [one for one in every if one.solution.pairs]
     if not solved:
@@ -229,7 +245,12 @@ def _search(  # noqa: PLR0913 - as above
             *describe_verified(main, tested[len(solved) :]),
             *(one.sentence for one in ceilings),
         ],
-        "notes": [*note_unfinished(every, bench), *prepared.notes, *(note for one in ceilings for note in one.notes)],
+        "notes": [
+            *note_unfinished(every, bench),
+            *split_note(crew.size),
+            *prepared.notes,
+            *(note for one in ceilings for note in one.notes),
+        ],
         "agreement": compare(tested, n_pairs=len(everyone.pairs), seed=config.seed),
         "ratios": compute_ratios(best, lines, bench.recipe, everyone.pair_indices(), *_shapes(asked, prepared, ladder)),
         "totals": sum_up(best, lines),
@@ -244,12 +265,13 @@ def _search(  # noqa: PLR0913 - as above
     return finish_run(run, result, leaderboard=table, ledger=lines).path
 
 
-def embed(config: SearchConfig, *, cache_dir: Path, progress: Progress, say: Say) -> None:
+def embed(config: SearchConfig, *, cache_dir: Path, progress: Progress, say: Say, crew: Crew = ALONE) -> None:
     """Fill the cache for a search, and nothing more."""
     asked = ask(config, cache_dir=cache_dir, progress=progress)
-    for sentence in asked.candidates.counts:
+    for sentence in (*asked.candidates.counts, *division_in_words(crew.size)):
         say(sentence)
-    for note in prepare_rows(asked, config, cache_dir, progress)[0].notes:
+    begin_together(crew, asked.candidates, cache_dir)
+    for note in prepare_rows(asked, config, cache_dir, progress, crew)[0].notes:
         say(note)
 
 
@@ -282,7 +304,7 @@ def open_asked_data(config: SearchConfig, cache_dir: Path, progress: Progress) -
     )
 
 
-def _promote(asked: Asked, config: SearchConfig, cache_dir: Path, progress: Progress) -> Promoted:
+def _promote(asked: Asked, config: SearchConfig, cache_dir: Path, progress: Progress, crew: Crew) -> Promoted:
     """Who is worth embedding whole; everyone, where promotion is not wanted or would save little."""
     if config.exhaustive is None:
         given = asked.candidates, asked.dataset, asked.jobs
@@ -300,6 +322,7 @@ def _promote(asked: Asked, config: SearchConfig, cache_dir: Path, progress: Prog
         progress=progress,
         strict=config.strict,
         autocast=config.autocast,
+        crew=crew,
     )
     candidates = narrow(asked.candidates, ladder.pairs)
     chosen = {spec.name for spec in (*candidates.images, *candidates.texts)}
@@ -326,7 +349,7 @@ def _shapes(asked: Asked, prepared: Prepared, ladder: Ladder | None) -> tuple[Gr
 
 
 def prepare_rows(
-    asked: Asked, config: SearchConfig, cache_dir: Path, progress: Progress
+    asked: Asked, config: SearchConfig, cache_dir: Path, progress: Progress, crew: Crew = ALONE
 ) -> tuple[Prepared, list[Line]]:
     """Rows of every encoder on the same items, and what embedding them cost.
 
@@ -335,8 +358,11 @@ def prepare_rows(
         config: What is asked.
         cache_dir: Where embeddings are kept.
         progress: Told `(stage, done, total)`.
+        crew: Processes that do it together.
     """
-    entries, lines, notes = fill_cache(asked.jobs, cache_dir=cache_dir, progress=progress, autocast=config.autocast)
+    entries, lines, notes = fill_cache(
+        asked.jobs, cache_dir=cache_dir, progress=progress, autocast=config.autocast, crew=crew
+    )
     prepared = open_grids(asked.candidates, asked.dataset, asked.labels, entries, strict=config.strict)
     notes += prepared.notes + note_near_duplicates(asked.dataset, cache_dir=cache_dir, progress=progress)
     return replace(prepared, notes=notes), lines

@@ -5,7 +5,8 @@ whatever happens to the rest.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,15 +15,27 @@ from numpy.typing import NDArray
 
 from hyperalign.align.grid import Picked, Rows
 from hyperalign.candidates import Candidates, recall_latency, remember_latency, this_machine
-from hyperalign.embed.cache import CacheKey, Entry, fill, fill_some, n_missing
+from hyperalign.embed.cache import (
+    CacheKey,
+    Entry,
+    fill,
+    fill_shards,
+    fill_some,
+    missing_shards,
+    n_missing,
+    own_entries,
+)
 from hyperalign.embed.data import Dataset, LabelSet, open_dataset, open_label_set
 from hyperalign.embed.identity import Identity, identity, is_pinned, pin
 from hyperalign.embed.locks import Claim
 from hyperalign.embed.memory import keep, recall
 from hyperalign.embed.pictures import choose
+from hyperalign.embed.tar_streams import at_places, is_beside, is_streamed, streamed_places
 from hyperalign.embed.zoo import EncoderSpec
 from hyperalign.ledger import Line
 from hyperalign.machine import peak_bytes
+from hyperalign.processes import ALONE, Crew
+from hyperalign.shares import cut_evenly
 
 if TYPE_CHECKING:
     from hyperalign.embed.encoders import Encoder
@@ -33,6 +46,7 @@ __all__ = [
     "Entries",
     "Job",
     "count_missing",
+    "embed_share",
     "embedding_jobs",
     "fill_cache",
     "open_data",
@@ -145,9 +159,16 @@ def embedding_jobs(
 
 
 def fill_cache(
-    jobs: Sequence[Job], *, cache_dir: Path, progress: Progress, autocast: bool = False
+    jobs: Sequence[Job], *, cache_dir: Path, progress: Progress, autocast: bool = False, crew: Crew = ALONE
 ) -> tuple[Entries, list[Line], list[str]]:
     """Compute what the cache lacks, one encoder after the other; nobody prunes it away while rows of it live.
+
+    Args:
+        jobs: What is wanted.
+        cache_dir: Where embeddings are kept.
+        progress: Told `(stage, done, total)`.
+        autocast: Embed in bfloat16.
+        crew: Processes that do it together, the others by `embed_share`; their seconds are added up.
 
     Returns:
         The entries by (encoder, part), ready rows for encoders of loader "rows"; the ledger; notes.
@@ -161,20 +182,60 @@ def fill_cache(
     for job in jobs:
         if job.spec.loader == "rows":  # first, since a slip in them costs nothing yet
             entries[job.spec.name, job.part] = _open_ready(job)
+    lacking = {job.key: count_missing(job, cache_dir) for job in jobs}
+    shared = _embed_together(jobs, crew, cache_dir, progress, autocast=autocast) if crew.size > 1 else {}
     for spec in dict.fromkeys(job.spec for job in jobs if job.spec.loader != "rows"):
         own = [job for job in jobs if job.spec == spec]
-        missing = {job.part: count_missing(job, cache_dir) for job in own}
+        missing = {job.part: lacking[job.key] for job in own}
         start = time.perf_counter()
-        lazy = _Lazy(spec, cache_dir, autocast=autocast)
-        tally = _Tally(progress, sum(missing.values()))
+        lazy = _Lazy(spec, cache_dir, autocast=autocast, jobs=own)
+        tally = _Tally(_silent if spec.name in shared else progress, sum(missing.values()))
         for job in own:
             entries[spec.name, job.part] = _fill(job, lazy, tally, cache_dir, claim, notes)
             tally.before += missing[job.part]
-        lines.append(_booking(spec, own, sum(missing.values()), time.perf_counter() - start))
-        if lazy.encoder is not None:
-            _remember(lazy, own, cache_dir)
+        worked = shared.get(spec.name, _Worked(0, 0.0, 0.0))
+        seconds = time.perf_counter() - start + worked.seconds
+        lines.append(_booking(spec, own, sum(missing.values()), seconds))
+        if worked.n_rows or lazy.encoder is not None:
+            _remember(lazy, own, cache_dir, worked)
         notes += _cut_notes(spec, own, cache_dir)
     return entries, lines, notes
+
+
+def embed_share(
+    share: Sequence[Mapping[str, Any]], jobs: Sequence[Job], *, cache_dir: Path, progress: Progress, autocast: bool
+) -> dict[str, list[float]]:
+    """Embed what one process of several was given.
+
+    Args:
+        share: Records of the pieces, from the process that decides.
+        jobs: As this process knows them.
+        cache_dir: Where embeddings are kept.
+        progress: Told `(stage, done, total)`.
+        autocast: Embed in bfloat16.
+
+    Returns:
+        For each encoder the rows, the seconds of embedding them, and all seconds, building the encoder with them.
+
+    Raises:
+        ValueError: If this process sees other encoders or data than the one that decides.
+    """
+    known = {(job.spec.name, job.part): job for job in jobs}
+    done: dict[str, list[float]] = {}
+    for name, pieces in groupby(share, key=lambda piece: str(piece["encoder"])):
+        start, own = time.perf_counter(), [(_own_job(piece, known), piece["shards"]) for piece in pieces]
+        counts = [count_missing(job, cache_dir) if shards is None else _n_rows(shards) for job, shards in own]
+        lazy = _Lazy(own[0][0].spec, cache_dir, autocast=autocast, jobs=[job for job, _ in own])
+        tally = _Tally(progress, sum(counts))
+        for (job, shards), count in zip(own, counts, strict=True):
+            if shards is None:
+                _fill(job, lazy, tally, cache_dir)
+            else:
+                embed, embed_some = lazy.embedder(job, tally)
+                fill_shards(cache_dir, job.key, shards, embed=embed, embed_some=embed_some, progress=tally.stored)
+            tally.before += count
+        done[name] = [lazy.n_rows, lazy.seconds, time.perf_counter() - start]
+    return done
 
 
 def count_missing(job: Job, cache_dir: Path) -> int:
@@ -218,11 +279,121 @@ def _fill(job: Job, lazy: "_Lazy", tally: "_Tally", cache_dir: Path, claim: Clai
     return Entry(Picked(sample.rows, sample.at), bad, {})  # type: ignore[arg-type]
 
 
+def _silent(stage: str, done: int, total: int) -> None:
+    """Report to nobody: whoever did the work has told of it."""
+
+
+class _Worked(NamedTuple):
+    """What several processes have done with one encoder.
+
+    Attributes:
+        n_rows: Rows embedded.
+        embedding: Seconds of that, added up.
+        seconds: All seconds, building the encoder with them, added up.
+    """
+
+    n_rows: int
+    embedding: float
+    seconds: float
+
+
+def _embed_together(
+    jobs: Sequence[Job], crew: Crew, cache_dir: Path, progress: Progress, *, autocast: bool
+) -> dict[str, _Worked]:
+    """Cut what is missing into a share for each process, and do this one's; by encoder what all have done."""
+    tasks = _tasks(jobs, cache_dir)
+    if not tasks:
+        return {}
+    cuts = cut_evenly([cost for _, cost in tasks], crew.size)
+    shares = [_joined([piece for k in cut for piece in tasks[k][0]]) for cut in cuts]
+    rest = [job for job in jobs if job.some is None and job.spec.loader != "rows"]
+    split = [job.key for job in rest if not is_streamed(job.items) and _shards(job, cache_dir)]
+    last = 0.0
+
+    def look() -> None:
+        nonlocal last
+        if time.monotonic() - last >= 1:
+            last, left = time.monotonic(), sum(_n_rows(_shards(job, cache_dir)) for job in rest)
+            progress("embedding by other processes", max(0, total - left), total)
+
+    def wait() -> None:
+        progress("waiting for another process that fills the cache", 0, 0)
+
+    with own_entries(cache_dir, split, wait):
+        crew.order({"do": "embed", "shares": shares})
+        own = embed_share(shares[crew.rank], jobs, cache_dir=cache_dir, progress=progress, autocast=autocast)
+        total = sum(_n_rows(_shards(job, cache_dir)) for job in rest)
+        found = crew.collect({"done": own}, look)
+    by_encoder: dict[str, _Worked] = {}
+    for done in (heard["done"] for heard in found):
+        for name, numbers in done.items():
+            before = by_encoder.get(name, _Worked(0, 0.0, 0.0))
+            by_encoder[name] = _Worked(*(old + new for old, new in zip(before, numbers, strict=True)))
+    return by_encoder
+
+
+def _tasks(jobs: Sequence[Job], cache_dir: Path) -> list[tuple[list[dict[str, Any]], float]]:
+    """What is missing, encoder by encoder, as pieces that one process does, and their cost.
+
+    A task is a shard; a sample; or all that an encoder embeds of a stream, so that it is read once.
+    """
+    found: list[tuple[list[dict[str, Any]], float]] = []
+    streams: dict[str, int] = {}
+    for job in jobs:
+        if job.spec.loader == "rows":
+            continue
+        record = {"encoder": job.spec.name, "part": job.part, "digest": job.key.digest, "shards": None, "some": None}
+        price = max(job.spec.gflops or 0.0, 1e-9 * (job.spec.n_params or 0), 1e-6)
+        n_rows = count_missing(job, cache_dir)
+        if job.some is None and not is_streamed(job.items):
+            for shard in _shards(job, cache_dir):
+                found.append(([{**record, "shards": [shard]}], price * (shard[1] - shard[0])))
+        elif n_rows and job.some is not None:
+            found.append(([{**record, "some": job.some.tolist()}], price * n_rows))
+        elif n_rows and job.spec.name in streams:
+            pieces, cost = found[streams[job.spec.name]]
+            found[streams[job.spec.name]] = [*pieces, record], cost + price * n_rows
+        elif n_rows:
+            streams[job.spec.name] = len(found)
+            found.append(([record], price * n_rows))
+    return found
+
+
+def _joined(pieces: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Pieces with the shards of one entry put together."""
+    joined: list[dict[str, Any]] = []
+    for piece in pieces:
+        if joined and piece["shards"] is not None and joined[-1]["digest"] == piece["digest"]:
+            joined[-1] = {**joined[-1], "shards": [*joined[-1]["shards"], *piece["shards"]]}
+        else:
+            joined.append(piece)
+    return joined
+
+
+def _shards(job: Job, cache_dir: Path) -> list[tuple[int, int]]:
+    return missing_shards(cache_dir, job.key, n_rows=len(job.items))
+
+
+def _n_rows(shards: Sequence[Sequence[int]]) -> int:
+    return sum(stop - start for start, stop in shards)
+
+
+def _own_job(piece: Mapping[str, Any], known: Mapping[tuple[str, str], Job]) -> Job:
+    """The job that a piece belongs to, as this process sees it."""
+    job = known.get((piece["encoder"], piece["part"]))
+    if job is None or job.key.digest != piece["digest"]:
+        raise ValueError(
+            f"this process sees other weights or data for {piece['encoder']!r} ({piece['part']}) than the first one; "
+            "all machines need the same zoo files, weights and data"
+        )
+    return job if piece["some"] is None else job._replace(some=np.array(piece["some"], dtype=np.int64))
+
+
 class _Lazy:
     """An encoder that is built when its first row is asked for, and how fast it was."""
 
-    def __init__(self, spec: EncoderSpec, cache_dir: Path, *, autocast: bool):
-        self.spec, self.cache_dir, self.autocast = spec, cache_dir, autocast
+    def __init__(self, spec: EncoderSpec, cache_dir: Path, *, autocast: bool, jobs: Sequence[Job]):
+        self.spec, self.cache_dir, self.autocast, self.jobs = spec, cache_dir, autocast, list(jobs)
         self.encoder: Encoder | None = None
         self.n_rows, self.seconds = 0, 0.0
 
@@ -232,6 +403,8 @@ class _Lazy:
         """`embed(start, stop)` and `embed_some(items)` over the items of a job."""
 
         def embed(start: int, stop: int) -> Embedded:
+            if job.some is None and self.spec.modality == "image" and is_streamed(job.items):
+                return self._embed_passing(job, start, stop, tally)
             return self._embed(job.items, start, stop, tally)
 
         def embed_some(items: NDArray[np.int64]) -> Embedded:
@@ -242,12 +415,52 @@ class _Lazy:
 
         return embed, embed_some
 
+    def _embed_passing(self, job: Job, start: int, stop: int, tally: "_Tally") -> Embedded:
+        """Pictures of a stream, and with them those of later parts that lie between: the stream is read once.
+
+        What belongs to another part is kept there as a sample is.
+        """
+        own, n_all = streamed_places(job.items)
+        low, high = 0 if start == 0 else int(own[start]), n_all if stop == len(own) else int(own[stop])
+        later = self.jobs[[one.key for one in self.jobs].index(job.key) + 1 :]
+        beside = [(other, streamed_places(other.items)[0]) for other in later if is_beside(other.items, job.items)]
+        between = [np.flatnonzero((places >= low) & (places < high)) for _, places in beside]
+        places = [own[start:stop], *(where[index] for (_, where), index in zip(beside, between, strict=True))]
+        order = np.argsort(np.concatenate(places), kind="stable")
+        pictures = at_places(job.items, np.concatenate(places)[order])
+        found, bad = self._embed(pictures, 0, len(order), tally)
+        rows, reasons = np.empty_like(found), {int(order[index]): why for index, why in bad}
+        rows[order] = found
+        first = stop - start
+        for (other, _), index in zip(beside, between, strict=True):
+            if len(index):
+                self._keep_beside(other, index, rows[first : first + len(index)], reasons, first)
+            first += len(index)
+        return rows[: stop - start], [(start + at, why) for at, why in reasons.items() if at < stop - start]
+
+    def _keep_beside(
+        self, job: Job, items: NDArray[np.int64], rows: NDArray[Any], reasons: Mapping[int, str], first: int
+    ) -> None:
+        def embed_some(missing: NDArray[np.int64]) -> Embedded:
+            at = np.searchsorted(items, missing)
+            return rows[at], [(int(items[k]), reasons[first + k]) for k in at.tolist() if first + k in reasons]
+
+        fill_some(self.cache_dir, job.key, n_rows=len(job.items), items=items, embed_some=embed_some)
+
+    def build(self) -> "Encoder":
+        """The encoder, built if it was not yet."""
+        from hyperalign.embed.encoders import load_encoder
+
+        if self.encoder is None:
+            self.encoder = load_encoder(pin(self.spec, memory=self.cache_dir), autocast=self.autocast)
+        return self.encoder
+
     def _embed(self, items: Any, start: int, stop: int, tally: "_Tally") -> Embedded:
-        from hyperalign.embed.encoders import embed_captions, embed_pictures, load_encoder
+        from hyperalign.embed.encoders import embed_captions, embed_pictures
 
         if self.encoder is None:
             tally.embedded(self.spec.name, 0)
-            self.encoder = load_encoder(pin(self.spec, memory=self.cache_dir), autocast=self.autocast)
+        encoder = self.build()
         begin, bad = time.perf_counter(), list[tuple[int, str]]()
 
         def tell(done: int) -> None:
@@ -255,9 +468,9 @@ class _Lazy:
                 tally.embedded(self.spec.name, start + done)
 
         if self.spec.modality == "image":
-            rows, bad = embed_pictures(self.encoder, items, start, stop, tell=tell)
+            rows, bad = embed_pictures(encoder, items, start, stop, tell=tell)
         else:
-            rows = embed_captions(self.encoder, items[start:stop], tell=tell)
+            rows = embed_captions(encoder, items[start:stop], tell=tell)
         self.n_rows += len(rows)
         self.seconds += time.perf_counter() - begin
         return rows, bad
@@ -281,16 +494,21 @@ class _Tally:
         self.progress(f"embedding by {name}{waits}", min(self.before + done, self.total), self.total)
 
 
-def _remember(lazy: _Lazy, jobs: Sequence[Job], cache_dir: Path) -> None:
-    """What can only be learned while an encoder is built: its speed, and the captions that its tokenizer cuts."""
-    assert lazy.encoder is not None, "it was built"
+def _remember(lazy: _Lazy, jobs: Sequence[Job], cache_dir: Path, worked: _Worked) -> None:
+    """What can only be learned while an encoder is built: its speed, and the captions that its tokenizer cuts.
+
+    Where several processes have embedded, the first one learns it alone, so that nobody disturbs the clock.
+    """
     spec = lazy.spec
-    about = f"rate of {spec.name}"
-    keep(cache_dir, about, {**recall(cache_dir, about), this_machine(spec): lazy.n_rows / lazy.seconds})
+    about, seconds = f"rate of {spec.name}", lazy.seconds + worked.embedding
+    if seconds:
+        rate = (lazy.n_rows + worked.n_rows) / seconds
+        keep(cache_dir, about, {**recall(cache_dir, about), this_machine(spec): rate})
     if spec.modality == "image" and recall_latency(spec, cache_dir) is None:
-        remember_latency(spec, cache_dir, lazy.encoder)
+        remember_latency(spec, cache_dir, lazy.build())
     if spec.modality == "text" and all(job.some is None for job in jobs):
-        cut = {job.part: lazy.encoder.n_cut(job.items) for job in jobs}
+        encoder = lazy.build()
+        cut = {job.part: encoder.n_cut(job.items) for job in jobs}
         keep(cache_dir, f"captions cut by {spec.name} in {jobs[0].key.digest}", cut)
 
 

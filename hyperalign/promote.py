@@ -29,6 +29,7 @@ from hyperalign.ledger import Line
 from hyperalign.machine import peak_bytes
 from hyperalign.packing import restrict
 from hyperalign.prepare import SPLITS, Job, count_missing, fill_cache
+from hyperalign.processes import ALONE, Crew
 from hyperalign.rank.resampling import Contributions, per_image
 from hyperalign.scoring import retrieval, scoring_flops
 from hyperalign.solve import pairs_in_words
@@ -185,6 +186,7 @@ def promote(  # noqa: PLR0913 - a search, and how its samples are judged
     strict: bool = False,
     autocast: bool = False,
     config: PromotionConfig = PROMOTION,
+    crew: Crew = ALONE,
 ) -> tuple[Ladder, list[Line]]:
     """Embed samples until it is known who needs everything.
 
@@ -200,6 +202,7 @@ def promote(  # noqa: PLR0913 - a search, and how its samples are judged
         strict: Stop at a picture that cannot be read.
         autocast: Embed in bfloat16.
         config: Who stays.
+        crew: Processes that embed together.
 
     Returns:
         The ladder, and what its samples cost: embedding, set-up and validation of each rung.
@@ -214,7 +217,7 @@ def promote(  # noqa: PLR0913 - a search, and how its samples are judged
         start, chosen = time.perf_counter(), narrow(candidates, pairs)
         wanted = list(zip(splits, samples.pictures(items), strict=True))
         own = [one for split, pictures in wanted for one in sampled(jobs, chosen, split, pictures)]
-        entries, booked, _ = fill_cache(own, cache_dir=cache_dir, progress=progress, autocast=autocast)
+        entries, booked, _ = fill_cache(own, cache_dir=cache_dir, progress=progress, autocast=autocast, crew=crew)
         grids = [
             open_grid(chosen, take(split, pictures), entries, [], strict=strict, of=dataset.name)
             for split, pictures in wanted

@@ -44,6 +44,7 @@ from hyperalign.scoring import (
 
 __all__ = [
     "Method",
+    "Part",
     "Recipe",
     "Solved",
     "Workbench",
@@ -51,6 +52,7 @@ __all__ = [
     "pairs_in_words",
     "solve",
     "solve_newcomer",
+    "train_part",
     "verify",
 ]
 
@@ -121,6 +123,22 @@ class Solved:
     stopped: bool = False
 
 
+class Part(NamedTuple):
+    """Some pairs that the baseline trains, each by itself: what is kept at once, and what one process does.
+
+    Attributes:
+        name: Of the stage.
+        pairs: Which.
+        sides: "text" or "both".
+        seed: Of initialisation and order.
+    """
+
+    name: str
+    pairs: list[PairIndex]
+    sides: str
+    seed: int
+
+
 class Workbench:
     """What all methods of a run share: rows, recipes, where to keep results, how long there is.
 
@@ -139,6 +157,7 @@ class Workbench:
         progress: Progress,
         should_stop: Callable[[], bool],
         looked: Callable[[float], None] = lambda score: None,
+        share: Callable[[Sequence[Part]], None] = lambda parts: None,
     ):
         """Nothing is computed yet.
 
@@ -151,8 +170,9 @@ class Workbench:
             progress: Told `(stage, done, total)`.
             should_stop: Asked before each step of a training; True ends it where it stands.
             looked: Told the score of each look at validation while a training runs, in per cent.
+            share: Told the parts of the baseline that are about to be trained; other processes may do some of them.
         """
-        self.looked = looked
+        self.looked, self.share = looked, share
         self.prepared, self.pairs, self.recipe = prepared, list(pairs), recipe
         self.run, self.task, self.progress, self.should_stop = run, task, progress, should_stop
         self.setup_seconds = 0.0
@@ -294,13 +314,8 @@ def _validated(method: Method, made: _Made, bench: Workbench) -> Solved:
 def verify(pairs: Sequence[PairIndex], bench: Workbench, seed: int) -> Solved:
     """Train a few pairs by the baseline, each by itself."""
     method = Method("ape", "text", seed)
-    config, parts = replace(bench.recipe.ape, seed=seed), []
-    for done, pair in enumerate(pairs):
-        tick = _Counting(bench.progress, "verification by ape, pairs", done, len(pairs))
-        name = f"verification-{'-'.join(map(str, (*pair, seed)))}"
-        train = partial(_train_baseline, bench, [pair], config, both=False, tick=tick)
-        parts.append(_kept(bench, name, [pair], train))
-    made = _joined(parts)
+    parts = [Part(f"verification-{'-'.join(map(str, (*pair, seed)))}", [pair], "text", seed) for pair in pairs]
+    made = _train_parts(parts, bench, "verification by ape, pairs")
     lines = _training_lines("verification", method, made)
     return Solved(method=method, solution=made.solution, validation=choose_by(made.solution, bench), lines=lines)
 
@@ -401,31 +416,47 @@ def _validation_line(method: Method, solution: Solution, seconds: float, bench: 
     return Line("validation", method.label, what, flops, seconds, peak_bytes())
 
 
-def _train_baseline(
-    bench: Workbench, pairs: Sequence[PairIndex], config: TrainConfig, *, both: bool, tick: "_Counting"
-) -> Solution:
-    return solve_ape(
-        bench.prepared.train,
-        pairs,
-        config,
-        canonical=bench.canonical if both else None,
-        progress=tick,
-        should_stop=bench.should_stop,
-    )
-
-
 def _solve_baseline(method: Method, bench: Workbench) -> _Made:
     """The baseline's grid, an image encoder at a time; what is finished is kept."""
-    both = method.sides == "both"
-    config = replace(bench.recipe.ape_both if both else bench.recipe.ape, seed=method.seed)
-    parts, done = [], 0
-    for image in sorted({i for i, _ in bench.pairs}):
-        pairs = [pair for pair in bench.pairs if pair[0] == image]
-        tick = _Counting(bench.progress, f"{method.label}, pairs", done, len(bench.pairs))
-        train = partial(_train_baseline, bench, pairs, config, both=both, tick=tick)
-        parts.append(_kept(bench, f"{method.stage}-{image}", pairs, train))
-        done += len(pairs)
-    return _joined(parts)
+    images = sorted({i for i, _ in bench.pairs})
+    parts = [
+        Part(f"{method.stage}-{image}", [pair for pair in bench.pairs if pair[0] == image], method.sides, method.seed)
+        for image in images
+    ]
+    return _train_parts(parts, bench, f"{method.label}, pairs")
+
+
+def _train_parts(parts: Sequence[Part], bench: Workbench, stage: str) -> _Made:
+    """Every part trained, or read back where this or another process has kept it."""
+    if left := [part for part in parts if load_stage(bench.run, part.name) is None]:
+        bench.share(left)
+    made, done, total = [], 0, sum(len(part.pairs) for part in parts)
+    for part in parts:
+        made.append(_train_or_read(part, bench, _Counting(bench.progress, stage, done, total)))
+        done += len(part.pairs)
+    return _joined(made)
+
+
+def train_part(part: Part, bench: Workbench) -> None:
+    """Train a part of the baseline and keep it in the run."""
+    _train_or_read(part, bench, _Counting(bench.progress, f"{part.name}, pairs", 0, len(part.pairs)))
+
+
+def _train_or_read(part: Part, bench: Workbench, tick: "_Counting") -> _Made:
+    both = part.sides == "both"
+    config = replace(bench.recipe.ape_both if both else bench.recipe.ape, seed=part.seed)
+
+    def train() -> Solution:
+        return solve_ape(
+            bench.prepared.train,
+            part.pairs,
+            config,
+            canonical=bench.canonical if both else None,
+            progress=tick,
+            should_stop=bench.should_stop,
+        )
+
+    return _kept(bench, part.name, part.pairs, train)
 
 
 def _joined(parts: Sequence[_Made]) -> _Made:

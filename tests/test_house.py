@@ -24,8 +24,9 @@ OWNERS = {
     "timm": ("embed.networks", "embed.build_images"),
     "tokenizers": ("embed.build_texts", "hyperclip"),
     "huggingface_hub": ("embed.identity", "embed.check"),
-    "accelerate": ("embed.encoders", "align.train", "hyperclip"),
+    "accelerate": ("embed.encoders", "processes", "hyperclip.train"),
     "datasets": ("embed.hub_data",),
+    "fsspec": ("embed.streams",),
     "pyarrow": ("embed.tables", "hyperclip.table_copies"),
     "sentence_transformers": (
         *("embed.sentences", "embed.build_texts", "embed.clip_captions"),
@@ -56,7 +57,7 @@ DISTRIBUTION = {
     "sentence_transformers": "sentence-transformers",
     "open_clip": "open-clip-torch",
 }
-EXTRAS = ("clip_benchmark", "datasets", "onnxruntime", "open_clip")  # what a plain installation has not
+EXTRAS = ("clip_benchmark", "datasets", "fsspec", "onnxruntime", "open_clip")  # what a plain installation has not
 README = ROOT / "README.md"
 
 

@@ -19,7 +19,7 @@ from hyperalign.hyperclip.hypernetwork import HyperConfig
 from hyperalign.hyperclip.model import HyperClip
 from hyperalign.hyperclip.pairs import Pairs, batches, likeness_of, normalise_pictures, order_of
 from hyperalign.hyperclip.text import TextConfig, TextTransformer, make_tokenizer, tokenize
-from hyperalign.hyperclip.train import TrainConfig, steps_of, train
+from hyperalign.hyperclip.train import TrainConfig, division_in_words, steps_of, train
 
 HYPER = HyperConfig(n_layers=1, width=32, n_heads=4, feed_forward=48, bottleneck=16)
 PICTURE = PictureInput(size=(64, 64), mean=(0.5,) * 3, std=(0.25,) * 3, interpolation="bilinear", crop_pct=1.0)
@@ -301,6 +301,12 @@ def make_without_batch_norm() -> HyperClip:
     network = make(None)
     network.image[1] = nn.Identity()  # type: ignore[operator]
     return network
+
+
+def test_several_processes_are_told_which_negatives_are_gathered() -> None:
+    assert division_in_words(TrainConfig(), 1) == []
+    assert "captions of all are gathered as negatives" in division_in_words(TrainConfig(loss="siglip"), 2)[0]
+    assert "negatives are not gathered" in division_in_words(TrainConfig(loss="infonce"), 2)[0]
 
 
 @pytest.mark.slow

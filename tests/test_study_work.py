@@ -312,3 +312,36 @@ def serve_wrongly(*, folder: str) -> None:
 def test_what_a_worker_cannot_do_is_said_by_whoever_began_it(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"nothing in .*; make it first"):
         together(serve_wrongly, {"folder": str(tmp_path)}, 1, lambda: True)
+
+
+def test_a_trial_of_another_machine_that_is_gone_is_waited_for_and_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in ("storage.HEARTBEAT", "storage.GRACE", "work.GRACE"):
+        monkeypatch.setattr(f"hyperalign.study.{place}", 1)
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "ours").mkdir()
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    with quiet():
+        study = create_study(open_storage(url, tmp_path / "theirs"), "toy", {}, directions=["maximize"])
+        put_seats(study, 2)
+    if not (child := os.fork()):
+        gone = Bench(study, tmp_path / "theirs", StudyConfig(trials=2), local=False)
+        work(gone, toy(lambda trial, params: os._exit(0)))  # in the middle of its trial
+    os.waitpid(child, 0)
+
+    with quiet():
+        shared = load_study(open_storage(url, tmp_path / "ours"), "toy")
+    work(Bench(shared, tmp_path / "ours", StudyConfig(trials=2), local=False), toy())
+
+    assert seats_of(shared) == once(2)
+    assert [trial.state for trial in finished(shared)] == [TrialState.COMPLETE] * 2
+
+
+def test_a_url_of_postgresql_gets_the_driver_that_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hyperalign.study import storage
+
+    monkeypatch.setattr(storage, "find_spec", lambda name: None if name == "psycopg2" else object())
+    assert storage._with_driver("postgresql://me@host/db") == "postgresql+psycopg://me@host/db"
+    monkeypatch.setattr(storage, "find_spec", lambda name: object())
+    assert storage._with_driver("postgresql://me@host/db") == "postgresql://me@host/db"

@@ -16,6 +16,7 @@ __all__ = ["MEASURES", "take"]
 MEASURES = {
     "speed": "this machine: products, methods, embedding, memory, and the account of the method's authors",
     "grid": "a synthetic grid with planted truth",
+    "scale": "what a search costs on so many pictures, computed",
     "poster": "best score against FLOPs for growing zoos, and by scale",
     "curve": "score against FLOPs, every method on it",
     "sweep": "batch and epochs of the baseline",

@@ -40,7 +40,8 @@ class Asked:
         cache_dir: Where embeddings are kept.
         out: Where runs are kept.
         n_seeds: How often whatever is drawn is drawn anew: seeds `config.seed` and those after it.
-        shape: (N, M) of a synthetic grid; None where the encoders are real.
+        shape: (N, M) of a synthetic grid, or of the part of a zoo; None for the encoders as they are.
+        n_items: Pictures that a cost is computed for.
         progress: Told `(stage, done, total)`.
         say: Told sentences meanwhile.
     """
@@ -50,6 +51,7 @@ class Asked:
     out: Path
     n_seeds: int = 3
     shape: tuple[int, int] | None = None
+    n_items: int | None = None
     progress: Progress
     say: Say
 

@@ -25,7 +25,14 @@ import typer
 
 from hyperalign.cli import adapting, benching, exporting, filtering, searching, stores, studying, using
 from hyperalign.cli.examples import examples_of
-from hyperalign.cli.manners import Polite, print_json, show_progress, stdout
+from hyperalign.cli.manners import (
+    Polite,
+    print_json,
+    refuse_launch,
+    show_progress,
+    stdout,
+    warn_of_lone_launch,
+)
 from hyperalign.cli.options import CacheDir, Config, Json
 
 __all__ = ["app", "main"]
@@ -70,14 +77,21 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+_LAUNCHED = ("adapt", "embed", "rerun", "search")  # what several processes can do together
+
+
 @app.callback()
 def _root(
+    ctx: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
     ] = False,
 ) -> None:
     """Find the best pair of frozen image and text encoders under a budget."""
+    if ctx.invoked_subcommand not in _LAUNCHED:
+        refuse_launch(str(ctx.invoked_subcommand))
+    warn_of_lone_launch()
 
 
 @app.command("doctor", epilog=examples_of("doctor"))

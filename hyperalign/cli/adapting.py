@@ -124,10 +124,14 @@ def adapt(  # noqa: PLR0913 – the signature is the list of options
         return
     from hyperalign.hyperclip.adapt import AdaptConfig, read_record
     from hyperalign.hyperclip.adapt import adapt as stage
+    from hyperalign.hyperclip.train import division_in_words
+    from hyperalign.processes import crew, rank
     from hyperalign.show.adapted import adapted_table
 
     wanted = _configured(ctx) if resume is None else recorded(ctx, resume, read_record, AdaptConfig)
-    with show_progress() as display:
+    with crew() as together, show_progress() as display:
+        for sentence in division_in_words(wanted.training(), together.size):
+            display.say(sentence)
         folder = stage(wanted, cache_dir=cache_dir, out=out, resume=resume, progress=display.progress, say=display.say)
     record = read_record(folder)
     if json:
@@ -135,7 +139,8 @@ def adapt(  # noqa: PLR0913 – the signature is the list of options
     else:
         console = stdout()
         console.print(adapted_table(record, width=console.width))
-        typer.echo(f"\nThe models are in {folder}")
+        if not rank():
+            typer.echo(f"\nThe models are in {folder}")
 
 
 def specialise(

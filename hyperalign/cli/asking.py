@@ -10,20 +10,42 @@ from hyperalign.config import place_words
 if TYPE_CHECKING:
     from hyperalign.request import SearchConfig
 
-__all__ = ["NOT_CONFIG", "configured", "from_record", "given", "refuse_beside"]
+__all__ = ["NOT_CONFIG", "configured", "from_record", "given", "own_words", "refuse_beside"]
 
 NOT_CONFIG = {  # options that say how, not what
     *("cache_dir", "out", "config", "resume", "add", "run", "json", "dry_run", "seeds", "grid"),
     *("over", "trials", "objective", "sampler", "pruner", "looks", "space", "patience", "target", "timeout", "jobs"),
     *("storage", "name", "best", "warm_start"),
-    *("poster", "curve", "sweep", "collapse", "intervals", "adoption", "promotion", "index", "proposals", "hyperclip"),
+    *(
+        "poster",
+        "curve",
+        "sweep",
+        "collapse",
+        "intervals",
+        "adoption",
+        "promotion",
+        "index",
+        "proposals",
+        "hyperclip",
+        "scale",
+    ),
 }
 
 
 def configured(ctx: typer.Context) -> "SearchConfig":
     """What the command line and the configuration file ask for; the rest is left to the defaults."""
     words = {name: value for name, value in given(ctx).items() if name not in NOT_CONFIG}
-    return from_record(place_words({**ctx.meta.get("tables", {}), **words}))
+    placed = place_words({**ctx.meta.get("tables", {}), **words})
+    if "data" in placed:
+        placed = {**placed, "data": own_words(placed["data"])}
+    return from_record(placed)
+
+
+def own_words(source: Any) -> Any:
+    """A source as its user wrote it here, which may be a command."""
+    from hyperalign.embed.streams import Written
+
+    return Written(source) if isinstance(source, str) else source
 
 
 def given(ctx: typer.Context) -> dict[str, Any]:

@@ -59,6 +59,12 @@ def bench(  # noqa: PLR0913 – the signature is the list of options
     proposals: Annotated[
         bool, typer.Option("--proposals", help="A study over pairs, against promotion.", rich_help_panel=_WHAT)
     ] = False,
+    scale: Annotated[
+        Text,
+        typer.Option(
+            metavar="N", help="Compute what so many pictures cost, 10M; --grid 30x9 of --zoo.", rich_help_panel=_WHAT
+        ),
+    ] = None,
     hyperclip: Annotated[
         bool, typer.Option("--hyperclip", help="HyperCLIP on held-out class sets.", rich_help_panel=_WHAT)
     ] = False,
@@ -75,12 +81,13 @@ def bench(  # noqa: PLR0913 – the signature is the list of options
     """Measure a claim again, print it, and keep it in OUT/bench-NAME.json."""
     from hyperalign.bench.measures import take
     from hyperalign.bench.sheet import Asked
+    from hyperalign.embed.zoo import parse_count
     from hyperalign.record import to_json
     from hyperalign.run import write_whole
     from hyperalign.show.benched import benched_table
     from hyperalign.show.drawn import DRAWN, draw
 
-    wanted = [name for name in _FLAGS if ctx.params[name]] + (["grid"] if grid else [])
+    wanted = [name for name in _FLAGS if ctx.params[name]] + (["scale"] if scale else ["grid"] if grid else [])
     if len(wanted) > 1:
         raise ValueError(f"measure one thing at a time, got --{' --'.join(wanted)}")
     name = wanted[0] if wanted else "speed"
@@ -91,12 +98,13 @@ def bench(  # noqa: PLR0913 – the signature is the list of options
             out=out,
             n_seeds=seeds,
             shape=_shape(grid) if grid else None,
+            n_items=parse_count(scale) if scale else None,
             progress=display.progress,
             say=display.say,
         )
         record = take(name, asked)
     out.mkdir(parents=True, exist_ok=True)
-    path = out / f"bench-{name}{'-' + grid if grid else ''}.json"
+    path = out / f"bench-{'-'.join(word for word in (name, scale, grid) if word)}.json"
     write_whole(path, (to_json(record, indent=2) + "\n").encode())
     if name in DRAWN:
         draw(record, path.with_suffix(".svg"))

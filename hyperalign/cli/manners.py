@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperGroup
 
+from hyperalign.processes import n_launched, rank
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from hyperalign.show.progress import Display
 
-__all__ = ["Polite", "print_json", "say", "show_progress", "stdout"]
+__all__ = ["Polite", "print_json", "refuse_launch", "say", "show_progress", "stdout", "warn_of_lone_launch"]
 
 
 _LONGEST = 1000  # letters of a sentence; names and values in it may be of any length
@@ -28,10 +30,12 @@ class Polite(TyperGroup):
         """Run a command and turn what it raises into words and a status."""
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             if ctx.params.get("debug"):
                 raise
-            say("stopped.")
+            if rank():
+                _say_for_itself(stop)
+            say(f"stopped: {stop}." if str(stop) else "stopped.")
             raise typer.Exit(130) from None
         except BrokenPipeError:
             _forget_stdout()
@@ -48,6 +52,8 @@ def print_json(value: object) -> None:
     """Print a value to stdout as JSON."""
     from hyperalign.record import to_json
 
+    if rank():
+        return
     typer.echo(to_json(value, indent=2))
 
 
@@ -55,7 +61,7 @@ def stdout() -> "Console":
     """Stdout as wide as the terminal, or wide enough for every column where it is a file."""
     from rich.console import Console
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, quiet=rank() > 0)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = 160
     return console
@@ -65,14 +71,43 @@ def show_progress() -> "Display":
     """A display of progress on stderr, to be used as a context."""
     from hyperalign.show.progress import on_stderr
 
-    return on_stderr()
+    return on_stderr(quiet=rank() > 0)
 
 
 def say(message: str) -> None:
-    """One line on stderr; names in it are untrusted."""
+    """One line on stderr; names in it are untrusted. Of several processes the first alone speaks."""
     from hyperalign.show.words import clean
 
+    if rank():
+        return
     typer.echo(clean(message), err=True)
+
+
+def refuse_launch(command: str) -> None:
+    """Stop a command that several processes would only do several times.
+
+    Raises:
+        ValueError: If it was started as several processes.
+    """
+    if n_launched() > 1:
+        raise ValueError(
+            f"`{command}` is done by one process, got {n_launched()}; start it without `accelerate launch`"
+        )
+
+
+def warn_of_lone_launch() -> None:
+    """Say what accelerate does not: without GPUs it starts one process, whatever number was asked for."""
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ
+    if launched and "RANK" not in os.environ:
+        say(
+            "accelerate has started one process only; on machines without GPUs give `accelerate launch --multi_gpu` too"
+        )
+
+
+def _say_for_itself(stop: KeyboardInterrupt) -> None:
+    """The last words of a process that is not the first, where the launch has ended without it."""
+    if str(stop):
+        typer.echo(f"process {rank()} of {n_launched()} ends too: {stop}", err=True)
 
 
 def _sentence(error: Exception) -> str | None:

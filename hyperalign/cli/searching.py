@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hyperalign.cli.asking import NOT_CONFIG, configured, from_record, given, refuse_beside
-from hyperalign.cli.manners import print_json, say, show_progress, stdout
+from hyperalign.cli.asking import NOT_CONFIG, configured, from_record, given, own_words, refuse_beside
+from hyperalign.cli.manners import print_json, refuse_launch, say, show_progress, stdout
 from hyperalign.cli.options import (
     BASELINE,
     TRAINING,
@@ -44,6 +44,7 @@ from hyperalign.cli.options import (
 if TYPE_CHECKING:
     from hyperalign.embed.zoo import Limits
     from hyperalign.pipeline import SearchConfig
+    from hyperalign.processes import Crew
     from hyperalign.run import Run
 
 __all__ = ["embed", "report", "rerun", "search"]
@@ -103,10 +104,12 @@ def search(  # noqa: PLR0913 – the signature is the list of options
 ) -> None:
     """Rank every pair of encoders under the limits, and verify the winner."""
     if add is not None or run is not None:
+        refuse_launch("search --add")
         _run_adoption(ctx, add, run)
         return
     wanted = configured(ctx) if resume is None else _recorded(ctx, resume)
     if dry_run:
+        refuse_launch("search --dry-run")
         _print_plan(wanted, cache_dir, json=json)
     else:
         _run_search(wanted, cache_dir=cache_dir, out=out, resume=resume, json=json)
@@ -156,8 +159,9 @@ def embed(  # noqa: PLR0913 – the signature is the list of options
     from hyperalign import pipeline as engine
     from hyperalign.cli.stores import print_cache
 
-    with show_progress() as display:
-        engine.embed(configured(ctx), cache_dir=cache_dir, progress=display.progress, say=display.say)
+    wanted = configured(ctx)
+    with _shared(wanted, cache_dir) as crew, show_progress() as display:
+        engine.embed(wanted, cache_dir=cache_dir, progress=display.progress, say=display.say, crew=crew)
     print_cache(cache_dir, json=False)
 
 
@@ -270,11 +274,35 @@ def _run_search(
     """Search, draw the page and print what was found."""
     from hyperalign import pipeline as engine
 
-    with _resumable(out), show_progress() as display:
+    with _shared(wanted, cache_dir) as crew, _resumable(out), show_progress() as display:
         path = engine.search(
-            wanted, cache_dir=cache_dir, out=out, resume=resume, fresh=fresh, progress=display.progress, say=display.say
+            wanted,
+            cache_dir=cache_dir,
+            out=out,
+            resume=resume,
+            fresh=fresh,
+            progress=display.progress,
+            say=display.say,
+            crew=crew,
         )
     return _print_run(path, json=json)
+
+
+@contextmanager
+def _shared(wanted: "SearchConfig", cache_dir: Path) -> Iterator["Crew"]:
+    """The processes of this launch; all but the first do here what that one asks for, and end."""
+    from hyperalign.processes import crew
+
+    with crew() as together:
+        if together.rank:
+            from hyperalign.assist import assist
+
+            assist(wanted, together, cache_dir=cache_dir)
+            raise typer.Exit
+        try:
+            yield together
+        finally:
+            together.dismiss()
 
 
 def _run_adoption(ctx: typer.Context, name: str | None, run: Path | None) -> None:
@@ -327,15 +355,15 @@ def _resumable(out: Path) -> Iterator[None]:
     """Say how to go on with a search that is stopped in the middle."""
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         from hyperalign.run import find_unfinished, finished_stages
 
-        run = find_unfinished(out, pid=os.getpid())
+        run, stopped = find_unfinished(out, pid=os.getpid()), f"stopped: {stop}" if str(stop) else "stopped"
         if run is None:
-            say("stopped; what is embedded stays in the cache, and the same command goes on from there")
+            say(f"{stopped}; what is embedded stays in the cache, and the same command goes on from there")
         else:
             stages = ", ".join(finished_stages(run)) or "no stage yet"
-            say(f"stopped; finished: {stages}, and embeddings stay in the cache")
+            say(f"{stopped}; finished: {stages}, and embeddings stay in the cache")
             say(f"go on with `hyperalign search --resume {run}`")
         raise typer.Exit(130) from None
 
@@ -344,9 +372,12 @@ def _recorded(ctx: typer.Context, run: Path) -> "SearchConfig":
     """What an unfinished run was asked for; only the time it may take can be changed."""
     from hyperalign.run import read_result
 
-    rule, advice = "a resumed run keeps its own configuration", "leave out --resume to start anew"
-    refuse_beside(ctx, {*NOT_CONFIG, "max_minutes"}, rule, advice)
     record = dict(read_result(run)["configuration"])
+    allowed = {*NOT_CONFIG, "max_minutes"}
+    if ctx.params.get("data") == record.get("data"):  # a command must be written anew to be run
+        allowed.add("data")
+        record["data"] = own_words(record["data"])
+    refuse_beside(ctx, allowed, "a resumed run keeps its own configuration", "leave out --resume to start anew")
     if ctx.params.get("max_minutes") is not None:
         record["max_minutes"] = ctx.params["max_minutes"]
     return from_record(record)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hyperalign.cli.asking import own_words
 from hyperalign.cli.manners import print_json, say, show_progress, stdout
 from hyperalign.cli.options import CacheDir, Config, Json, Seed, Text
 
@@ -103,7 +104,7 @@ def evaluate(  # noqa: PLR0913 – the signature is the list of options
         for source in on:
             record = score(
                 opened,
-                source,
+                own_words(source),
                 split=split,
                 templates=template or (),
                 metadata=metadata,

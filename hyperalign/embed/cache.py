@@ -12,8 +12,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,12 +44,15 @@ __all__ = [
     "Rows",
     "Sample",
     "fill",
+    "fill_shards",
     "fill_some",
     "find_entries",
     "is_whole",
+    "missing_shards",
     "n_missing",
     "open_entry",
     "open_folder",
+    "own_entries",
     "prune",
     "remove",
     "verify",
@@ -239,6 +242,60 @@ def fill_some(  # noqa: PLR0913 - whose rows, which, how they are computed, and 
             store(folder, chosen, rows.astype(store_dtype(rows, key.dtype)), bad)
             progress(f"{key.encoder}, {key.split}", len(items) - len(missing) + start + len(chosen), len(items))
         return _sample(find_stored(folder, shards=True) if len(missing) else stored, items)
+
+
+@contextmanager
+def own_entries(root: Path, keys: Sequence[CacheKey], waiting: Callable[[], None]) -> Iterator[None]:
+    """Own several entries for processes that fill them by `fill_shards`; `waiting` is called while others own one."""
+    with ExitStack() as owning:
+        for folder in sorted({key.folder for key in keys}):  # in one order, so that two owners never wait in a circle
+            make_folder(root / folder)
+            owning.enter_context(owned(root, folder, waiting))
+        yield
+
+
+def missing_shards(root: Path, key: CacheKey, *, n_rows: int, shard_rows: int = 8192) -> list[tuple[int, int]]:
+    """First row and end of each shard that `fill` would have to compute, by the records; a whole entry is trusted."""
+    if is_whole(root, key):
+        return []
+    missing = []
+    for index, start in enumerate(range(0, n_rows, shard_rows)):
+        stop, folder = min(start + shard_rows, n_rows), root / key.folder
+        part = read_part(folder / f"part-{index:05}.json")
+        whole = part is not None and (part.start, part.stop) == (start, stop)
+        if not whole or not (folder / f"part-{index:05}.npy").is_file():
+            missing.append((start, stop))
+    return missing
+
+
+def fill_shards(  # noqa: PLR0913 - whose rows, which, how they are computed, and who is told
+    root: Path,
+    key: CacheKey,
+    shards: Sequence[tuple[int, int]],
+    *,
+    embed: Embed,
+    embed_some: EmbedSome,
+    shard_rows: int = 8192,
+    progress: Progress = _silent,
+) -> None:
+    """Compute some shards of an entry for the process that owns it, which makes it whole by `fill` in the end.
+
+    Args:
+        root: Folder of the cache.
+        key: Whose rows.
+        shards: First row and end of each, as `missing_shards` gives them.
+        embed: As for `fill`.
+        embed_some: As for `fill`.
+        shard_rows: Rows per shard.
+        progress: Told `(stage, rows done, rows asked for)`.
+    """
+    folder = root / key.folder
+    embed = _completing(find_stored(folder, shards=False), embed, embed_some)
+    parts, total = list[Part](), sum(stop - start for start, stop in shards)
+    for start, stop in shards:
+        rows, bad = _computed(embed, start, stop, key, parts)
+        parts.append(write_part(folder, start // shard_rows, start, rows, bad))
+        progress(f"{key.encoder}, {key.split}", sum(part.stop - part.start for part in parts), total)
 
 
 def n_missing(root: Path, key: CacheKey, *, n_rows: int, items: NDArray[np.int64] | None = None) -> int:

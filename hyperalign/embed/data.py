@@ -16,7 +16,9 @@ from hyperalign.embed.label_sets import LabelSet, open_label_set, scene_labels
 from hyperalign.embed.pictures import Pictures
 from hyperalign.embed.samples import SPLITS, Source, expand
 from hyperalign.embed.splits import ALL, Split, Survivors, cut, cut_one, shared_captions, surviving, take
+from hyperalign.embed.streams import is_stream
 from hyperalign.embed.tables import TABLES, read_tables
+from hyperalign.embed.tar_streams import read_streams
 from hyperalign.embed.tars import index_tar, read_tars
 
 __all__ = [
@@ -37,7 +39,10 @@ __all__ = [
 
 Progress = Callable[[str, int, int], None]
 
-FORMS: Final = "scenes, a .csv, .tsv, .jsonl or .parquet table, .tar shards, a folder of either, or hf:<name>"
+FORMS: Final = (
+    "scenes, a .csv, .tsv, .jsonl or .parquet table, .tar shards, a folder of either, hf:<name>, or shards that are "
+    "streams (s3://…/{000..009}.tar, pipe:COMMAND)"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -173,8 +178,10 @@ def _read(source: str, *, memory: Path | None, progress: Progress) -> Source:
     """Find the reader for what a user wrote, and read."""
     if source.startswith("hf:"):
         return read_hub(source.removeprefix("hf:"), memory=memory, progress=progress)
-    if "://" in source:
-        raise ValueError(f"{source!r} is an address; download it first, or give hf:<name>")
+    if "://" in source and ".tar" not in source:
+        raise ValueError(f"{source!r} is an address; download it first, or give hf:<name> or an address of .tar shards")
+    if is_stream(source):
+        return read_streams(source, memory=memory, progress=progress)
     paths = find_files(source)
     kinds = {path.suffix.lower() for path in paths}
     folder = paths[0].resolve().parent

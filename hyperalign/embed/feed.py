@@ -8,17 +8,23 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from hyperalign.embed.networks import PictureInput
-from hyperalign.embed.pictures import Blocks, Pictures
+from hyperalign.embed.pictures import Blocks, Pictures, decode
+from hyperalign.embed.tar_streams import in_order
 
 Transform = Callable[[Image.Image], Tensor]
 
@@ -63,6 +69,8 @@ def feed(
         if len(bounds) and _fits(pictures.block(bounds.start, bounds.start + 1), picture):
             return _blocks(pictures, bounds, batch_size)
         n_workers = 0
+    if (stream := in_order(pictures, bounds)) is not None:
+        return _streamed(stream, bounds, partial(_made, transform), picture, batch_size, n_workers)
     loader = DataLoader(
         _Batches(pictures, bounds, transform, picture.size, batch_size),
         batch_size=None,  # an item is a batch already
@@ -97,6 +105,43 @@ class _Batches(Dataset[Batch]):
                 except Exception as error:  # decoders raise OSError, SyntaxError, struct.error and more
                     bad.append((index, _reason(error)))
         return Batch(indices.start, rows, bad)
+
+
+def _streamed(
+    stream: Iterator[bytes],
+    bounds: range,
+    make: Callable[[bytes], "NDArray[np.uint8] | str"],
+    picture: PictureInput,
+    batch_size: int,
+    n_workers: int,
+) -> Iterator[Batch]:
+    """Batches of a stream, which is read here alone, one batch ahead; workers decode."""
+    with ExitStack() as held:
+        start_all: Callable[[list[bytes]], Iterable[NDArray[np.uint8] | str]] = partial(map, make)
+        if n_workers:
+            pool = held.enter_context(ProcessPoolExecutor(n_workers))
+            start_all = partial(pool.map, make, chunksize=max(1, batch_size // (4 * n_workers)))
+        begun = [start_all(list(islice(stream, batch_size)))]
+        for start in range(bounds.start, bounds.stop, batch_size):
+            begun.append(start_all(list(islice(stream, batch_size))))
+            rows, bad = torch.zeros(min(batch_size, bounds.stop - start), 3, *picture.size, dtype=torch.uint8), []
+            for place, found in enumerate(begun.pop(0)):
+                if isinstance(found, str):
+                    bad.append((start + place, found))
+                else:
+                    rows[place] = torch.from_numpy(found)
+            yield Batch(start, rows, bad)
+
+
+def _made(transform: Transform, data: bytes) -> "NDArray[np.uint8] | str":
+    """A picture as an encoder wants it, or why there is none."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            made: NDArray[np.uint8] = transform(decode(data)).numpy()
+        except Exception as error:  # decoders raise OSError, SyntaxError, struct.error and more
+            return _reason(error)
+    return made
 
 
 def _blocks(pictures: Blocks, bounds: range, batch_size: int) -> Iterator[Batch]:

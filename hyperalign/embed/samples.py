@@ -52,6 +52,7 @@ class Source:
         pictures: The same pictures, to be decoded.
         digests: Gives the SHA-256 of the bytes of chosen pictures.
         left_out: Pictures that were named but are not there.
+        notes: What else is wrong with it, in words.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Source:
     pictures: Pictures
     digests: Callable[[Sequence[int]], list[str]]
     left_out: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
 
 def captions_in(value: Any, path: object, where: str) -> list[str]:

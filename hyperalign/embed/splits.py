@@ -159,7 +159,7 @@ def cut_one(
 
 def _usable(source: Source, *, strict: bool) -> tuple[dict[int, Sample], list[str]]:
     """Keep the pictures that have a caption; say what was left out."""
-    notes = _left_out("is not there", "are not there", source.left_out)
+    notes = [*source.notes, *_left_out("is not there", "are not there", source.left_out)]
     usable: dict[int, Sample] = {}
     silent: list[str] = []
     n_empty = 0

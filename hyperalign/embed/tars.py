@@ -7,6 +7,7 @@ A WebDataset sample is a run of members that share a name up to its first dot: `
 import hashlib
 import tarfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Final, NamedTuple
 
@@ -17,7 +18,17 @@ from hyperalign.embed.pictures import PICTURE_SUFFIXES, StoredPictures
 from hyperalign.embed.plain import parse_json
 from hyperalign.embed.samples import Sample, Source, captions_in, splits_in_names
 
-__all__ = ["Member", "index_tar", "key_and_kind", "member_name", "read_tars", "stored"]
+__all__ = [
+    "Gathered",
+    "Member",
+    "gather_samples",
+    "index_tar",
+    "key_and_kind",
+    "member_name",
+    "read_tars",
+    "stored",
+    "take_member",
+]
 
 Progress = Callable[[str, int, int], None]
 
@@ -59,6 +70,24 @@ class _Found(NamedTuple):
     captions: list[str]
 
 
+class Gathered(NamedTuple):
+    """The samples of some shards.
+
+    Attributes:
+        name: Of the data set.
+        samples: Its pictures, in order.
+        pictures: Where they lie.
+        homes: Which shard each is in.
+        left_out: Samples without a picture.
+    """
+
+    name: str
+    samples: list[Sample]
+    pictures: list[Member]
+    homes: list[int]
+    left_out: list[str]
+
+
 def index_tar(path: Path, *, memory: Path | None) -> list[Member]:
     """List the pictures and texts of a tar; other kinds of files are passed over.
 
@@ -70,7 +99,9 @@ def index_tar(path: Path, *, memory: Path | None) -> list[Member]:
         return [Member(*fields) for fields in known["members"]]
     try:
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar, path.open("rb") as data:
-            members = [member for info in tar if (member := _member(info, data, path)) is not None]
+            members = [
+                member for info in tar if (member := take_member(info, partial(_content, data, info), path)) is not None
+            ]
             data.seek(tar.offset)
             if data.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # the library takes any rubbish for the end
                 raise ValueError(f"{path} has no end mark; it was not written or copied to its end")
@@ -86,10 +117,29 @@ def index_tar(path: Path, *, memory: Path | None) -> list[Member]:
 
 def read_tars(paths: Sequence[Path], *, name: str, memory: Path | None, progress: Progress) -> Source:
     """Read WebDataset shards as one data set, in the order given."""
-    found: list[_Found] = []
-    for shard, path in enumerate(paths):
-        found += _samples(path, shard, index_tar(path, memory=memory))
-        progress("reading shards", shard + 1, len(paths))
+    members = []
+    for done, path in enumerate(paths, start=1):
+        members.append(index_tar(path, memory=memory))
+        progress("reading shards", done, len(paths))
+    found = gather_samples(paths, members, name=name)
+    return Source(
+        name=name,
+        samples=found.samples,
+        pictures=stored(paths, found.homes, found.pictures),
+        digests=lambda chosen: [found.pictures[index].sha256 for index in chosen],
+        left_out=found.left_out,
+    )
+
+
+def gather_samples(paths: Sequence[Path], members: Sequence[Sequence[Member]], *, name: str) -> Gathered:
+    """Put the members of all shards together to samples, in the order given.
+
+    Args:
+        paths: What the shards are called; their names may say splits.
+        members: Of each shard.
+        name: Of the data set.
+    """
+    found = [item for shard, path in enumerate(paths) for item in _samples(path, shard, members[shard])]
     lone = [f"{paths[item.shard].name}: {item.key}" for item in found if item.picture is None]
     found = [item for item in found if item.picture is not None]
     pictures = [item.picture for item in found if item.picture is not None]
@@ -98,13 +148,8 @@ def read_tars(paths: Sequence[Path], *, name: str, memory: Path | None, progress
     if len(set(keys)) < len(keys):  # shards may count from zero each: their names tell samples apart
         keys = [f"{paths[item.shard].stem}/{item.key}" for item in found]
     _refuse_twins(keys, name)
-    return Source(
-        name=name,
-        samples=[Sample(key, item.captions, splits[item.shard]) for key, item in zip(keys, found, strict=True)],
-        pictures=stored(paths, [item.shard for item in found], pictures),
-        digests=lambda chosen: [pictures[index].sha256 for index in chosen],
-        left_out=lone,
-    )
+    samples = [Sample(key, item.captions, splits[item.shard]) for key, item in zip(keys, found, strict=True)]
+    return Gathered(name, samples, pictures, [item.shard for item in found], lone)
 
 
 def key_and_kind(name: str) -> tuple[str, str]:
@@ -129,7 +174,12 @@ def stored(paths: Sequence[Path], homes: Sequence[int], members: Sequence[Member
     )
 
 
-def _member(info: tarfile.TarInfo, data: BinaryIO, path: Path) -> Member | None:
+def _content(data: BinaryIO, info: tarfile.TarInfo) -> bytes:
+    data.seek(info.offset_data)
+    return data.read(info.size)
+
+
+def take_member(info: tarfile.TarInfo, read: Callable[[], bytes], path: object) -> Member | None:
     """Take one member down, its picture hashed or its text read; None for what is neither."""
     name = member_name(info)
     if info.isdir():
@@ -144,8 +194,7 @@ def _member(info: tarfile.TarInfo, data: BinaryIO, path: Path) -> Member | None:
         return None
     if kind in _TEXTS and info.size > _MAX_TEXT:
         raise ValueError(f"{path} holds {name!r} of {info.size:,} bytes; a caption file has at most {_MAX_TEXT:,}")
-    data.seek(info.offset_data)
-    content = data.read(info.size)
+    content = read()
     if len(content) < info.size:
         raise ValueError(f"{path} ends inside {name!r}; it was not written or copied to its end")
     if kind not in _TEXTS:

@@ -27,13 +27,13 @@ from hyperalign.hyperclip.architectures import BOTTLENECKS, find_architecture, p
 from hyperalign.hyperclip.hypernetwork import HyperConfig
 from hyperalign.hyperclip.measure import classify, retrieve, score_classes
 from hyperalign.hyperclip.pairs import Pairs, likeness_of
-from hyperalign.hyperclip.processes import is_first, same_everywhere
 from hyperalign.hyperclip.stored import Model, ModelRecord, build_model, load_model, save_model
 from hyperalign.hyperclip.text import TextConfig, count_cut, make_tokenizer, tokenize
 from hyperalign.hyperclip.train import TrainConfig, train
 from hyperalign.hyperclip.winner import Winner, find_winner, start_model
 from hyperalign.machine import find_commits, find_hardware, find_versions
 from hyperalign.prepare import embedding_jobs, fill_cache
+from hyperalign.processes import is_first, same_everywhere
 from hyperalign.record import to_json
 from hyperalign.run import make_folder, write_whole
 

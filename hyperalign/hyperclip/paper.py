@@ -32,9 +32,9 @@ from hyperalign.hyperclip.paper_sheets import (
     zero_shot_sheet,
 )
 from hyperalign.hyperclip.probe import ProbeConfig
-from hyperalign.hyperclip.processes import device_of_training, is_first, same_everywhere, wait
 from hyperalign.hyperclip.yardsticks import Yardsticks, measure_yardsticks
 from hyperalign.machine import find_commits, find_hardware, find_versions
+from hyperalign.processes import device_of_training, is_first, same_everywhere, wait
 from hyperalign.record import to_json
 from hyperalign.run import make_folder, write_whole
 

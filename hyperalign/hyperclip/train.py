@@ -29,7 +29,7 @@ from hyperalign.hyperclip.normalisation import Statistics
 from hyperalign.hyperclip.pairs import Batch, Pairs, batches, normalise_pictures
 from hyperalign.run import write_whole
 
-__all__ = ["Look", "TrainConfig", "Training", "steps_of", "train"]
+__all__ = ["Look", "TrainConfig", "Training", "division_in_words", "steps_of", "train"]
 
 Precision = Literal["no", "bf16", "fp16"]
 Progress = Callable[[str, int, int], None]
@@ -168,6 +168,18 @@ def steps_of(config: TrainConfig, n_pictures: int) -> tuple[int, int]:
         raise ValueError(f"{n_pictures} pictures are too few for a step in {config.n_parts} parts of at least two")
     per_epoch = n_pictures // batch
     return config.n_steps or max(1, round(config.n_epochs * per_epoch)), batch
+
+
+def division_in_words(config: TrainConfig, n_processes: int) -> list[str]:
+    """Who contrasts what with what where several processes train; nothing where there is one."""
+    if n_processes == 1:
+        return []
+    gathered = (
+        "the captions of all are gathered as negatives"
+        if config.loss == "siglip"
+        else "negatives are not gathered: InfoNCE contrasts each share by itself"
+    )
+    return [f"{n_processes} processes: each takes its share of every batch, and {gathered}"]
 
 
 def train(

@@ -15,9 +15,9 @@ from hyperalign.hyperclip.bound import BoundConfig, tune_normalisation
 from hyperalign.hyperclip.measure import embed_pictures
 from hyperalign.hyperclip.parts import Parts, split_labels
 from hyperalign.hyperclip.probe import ProbeConfig, train_probe
-from hyperalign.hyperclip.processes import device_of_training
 from hyperalign.hyperclip.specialise import class_rows
 from hyperalign.hyperclip.stored import Model, load_model
+from hyperalign.processes import device_of_training
 from hyperalign.rank.metrics import usable, zero_shot_hits
 
 __all__ = ["Yardsticks", "measure_yardsticks"]

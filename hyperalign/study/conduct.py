@@ -20,6 +20,7 @@ import optuna
 from hyperalign import __version__
 from hyperalign.config import build
 from hyperalign.embed.locks import owned_now
+from hyperalign.embed.streams import Written
 from hyperalign.machine import find_commits, find_hardware, find_versions
 from hyperalign.pipeline import ask, digest_inputs, prepare_rows
 from hyperalign.record import to_json
@@ -318,6 +319,7 @@ def _serve(*, folder: str, cache_dir: str, url: str, deadline: float | None) -> 
     path = Path(folder)
     record = read_study(path)
     config, asked = _recorded(record)
+    config = replace(config, data=Written(config.data))  # whoever started this process was allowed to open it
     opened = _open(asked, config, Path(cache_dir), silent)
     with quiet():
         study = load_study(open_storage(url, path), record["name"])

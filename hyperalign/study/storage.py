@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -83,7 +84,7 @@ def open_storage(url: str, folder: Path) -> optuna.storages.BaseStorage:
     """
     if url.startswith("journal:"):
         return _open_journal(Path(url.removeprefix("journal:")), folder)
-    local = _file_of(url)
+    url, local = _with_driver(url), _file_of(url)
     if local is not None:
         if not local.parent.is_dir():
             raise FileNotFoundError(f"no folder {local.parent} for the study's storage; make it first")
@@ -98,7 +99,7 @@ def open_storage(url: str, folder: Path) -> optuna.storages.BaseStorage:
         raise ValueError(f"{shown(url)} was made by another version of Optuna: {error}") from None
     except ImportError:
         raise ValueError(
-            f"no driver for {shown(url)} is installed; install one, such as psycopg2-binary for postgresql"
+            f"no driver for {shown(url)} is installed; for PostgreSQL `pip install 'hyperalign[postgresql]'`"
         ) from None
     except Exception as error:  # of any database
         why = str(error).split("\n")[0]
@@ -177,6 +178,13 @@ def dashboard_words(url: str) -> str:
 def local_file(url: str) -> Path | None:
     """The file of a journal or a SQLite URL; None for a database elsewhere."""
     return Path(url.removeprefix("journal:")) if url.startswith("journal:") else _file_of(url)
+
+
+def _with_driver(url: str) -> str:
+    """The URL with the driver of ours for PostgreSQL, where it names none and its usual one is not there."""
+    if url.startswith(("postgresql://", "postgres://")) and find_spec("psycopg2") is None and find_spec("psycopg"):
+        return f"postgresql+psycopg://{url.partition('://')[2]}"
+    return url
 
 
 def _file_of(url: str) -> Path | None:

@@ -24,6 +24,7 @@ from hyperalign.study.asked import StudyConfig
 from hyperalign.study.seats import (
     BEGUN,
     ERROR,
+    GRACE,
     SEAT,
     WORKER,
     at_work,
@@ -44,6 +45,7 @@ Callback = Callable[[optuna.Study, FrozenTrial], None]
 STOP = "stopped because"  # attribute of a study that needs no further trial
 _FAILURES = 3  # first trials that may fail, if all do
 _POLL = 0.3  # seconds
+_WAIT = 2.0  # the same, where the question goes to another machine
 
 
 class Bench(NamedTuple):
@@ -67,13 +69,14 @@ class Bench(NamedTuple):
 def work(bench: Bench, task: Task, callbacks: Sequence[Callback] = ()) -> None:
     """Take seats and do their trials until none is left or there is a reason to stop.
 
-    A trial that fails is noted and not tried again; a worker that is stopped gives its seat back.
+    A trial that fails is noted and not tried again; a worker that is stopped gives its seat back. Where other machines
+    share the study, whoever finds no seat stays until it is sure that those who are at work live.
 
     Raises:
         ValueError: If the first trials have all failed; the sentence is that of the last one.
     """
     with quiet(), at_work(bench.folder) as name:
-        while _sit(bench, task, name, callbacks) and _is_wanted():
+        while (_sit(bench, task, name, callbacks) or _has_given_back(bench)) and _is_wanted():
             give_up_if_all_fail(bench.study)
 
 
@@ -212,6 +215,19 @@ def _sit(bench: Bench, task: Task, name: str, callbacks: Sequence[Callback]) -> 
     if getattr(study, "_stop_flag", False):  # a callback has called `study.stop()`
         study.set_user_attr(STOP, "a callback has stopped it")
     return True
+
+
+def _has_given_back(bench: Bench) -> bool:
+    """Wait for trials of other machines, as long as a heart may be silent; whether one of them waits again."""
+    end = time.monotonic() + GRACE + _POLL
+    while not bench.local and reason_to_stop(bench) is None and _is_wanted():
+        optuna.storages.fail_stale_trials(bench.study)  # Optuna looks for them only when a trial begins
+        if waiting(bench.study):
+            return True
+        if time.monotonic() > end or not bench.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            return False
+        time.sleep(_WAIT)
+    return False
 
 
 def _do(bench: Bench, task: Task, name: str, trial: optuna.Trial, let_others: Callable[[], None]) -> Any:
