@@ -171,7 +171,7 @@ def fill_cache(
         lines.append(_booking(spec, own, sum(missing.values()), time.perf_counter() - start))
         if lazy.encoder is not None:
             _remember(lazy, own, cache_dir)
-        notes += _cut_notes(spec, own, cache_dir)
+        notes += [*lazy.notes, *_cut_notes(spec, own, cache_dir)]
     return entries, lines, notes
 
 
@@ -220,6 +220,14 @@ class _Lazy:
         self.spec, self.cache_dir, self.autocast = spec, cache_dir, autocast
         self.encoder: Encoder | None = None
         self.n_rows, self.seconds = 0, 0.0
+        self.batch_size: int | None = None  # where memory did not hold the usual one
+
+    @property
+    def notes(self) -> list[str]:
+        """What is worth telling of how it was embedded."""
+        if self.batch_size is None:
+            return []
+        return [f"{self.spec.name} embeds {self.batch_size} at a time: memory did not hold more of them at once"]
 
     def embedder(
         self, job: Job, tally: "_Tally"
@@ -238,7 +246,7 @@ class _Lazy:
         return embed, embed_some
 
     def _embed(self, items: Any, start: int, stop: int, tally: "_Tally") -> Embedded:
-        from hyperalign.embed.encoders import embed_captions, embed_pictures, load_encoder
+        from hyperalign.embed.encoders import BATCH_SIZE, embed_captions, embed_pictures, load_encoder
 
         if self.encoder is None:
             tally.embedded(self.spec.name, 0)
@@ -249,10 +257,15 @@ class _Lazy:
             if start + done < stop:  # whoever stores the rows tells of the last ones, when they are stored
                 tally.embedded(self.spec.name, start + done)
 
+        def shrunk(size: int) -> None:
+            self.batch_size = size
+            tally.why = f", {size} at a time for want of memory"
+
+        size = self.batch_size or BATCH_SIZE
         if self.spec.modality == "image":
-            rows, bad = embed_pictures(self.encoder, items, start, stop, tell=tell)
+            rows, bad = embed_pictures(self.encoder, items, start, stop, batch_size=size, tell=tell, shrunk=shrunk)
         else:
-            rows = embed_captions(self.encoder, items[start:stop], tell=tell)
+            rows = embed_captions(self.encoder, items[start:stop], batch_size=size, tell=tell, shrunk=shrunk)
         self.n_rows += len(rows)
         self.seconds += time.perf_counter() - begin
         return rows, bad
@@ -264,16 +277,17 @@ class _Tally:
     def __init__(self, progress: Progress, total: int):
         self.progress, self.total = progress, total
         self.before = 0  # rows of the parts that are finished
+        self.why = ""  # it goes slower than it might
 
     def embedded(self, name: str, done: int) -> None:
         """So many rows of this part are embedded."""
-        self.progress(f"embedding by {name}", self.before + done, self.total)
+        self.progress(f"embedding by {name}{self.why}", self.before + done, self.total)
 
     def stored(self, stage: str, done: int, of_part: int) -> None:
         """The same from who stores them, and who may be waiting for another process that does."""
         name, _, other = stage.partition(", ")
         waits = " (another process)" if "another" in other else ""
-        self.progress(f"embedding by {name}{waits}", min(self.before + done, self.total), self.total)
+        self.progress(f"embedding by {name}{self.why}{waits}", min(self.before + done, self.total), self.total)
 
 
 def _remember(lazy: _Lazy, jobs: Sequence[Job], cache_dir: Path) -> None:
