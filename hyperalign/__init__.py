@@ -35,6 +35,7 @@ The map, in the order in which data meets the modules; a line of code may import
         networks        a spec becomes a picture network
         sentences       a spec becomes a sentence encoder
         feed            pictures on their way to an encoder
+        fitting         batches that memory does not hold, halved
         encoders        a spec becomes a frozen encoder
         bare            the yardstick of embedding throughput
         identity        what an encoder is, told without building it
@@ -89,6 +90,7 @@ The map, in the order in which data meets the modules; a line of code may import
     config     words and TOML files become configurations
     request    what a search is asked for
     forecast   what each method will cost, from shapes alone
+    footprint  memory that the parts of a search take, from shapes alone
     account    what a run says of itself
     together   what the first of several processes asks of the others
     pipeline   the search

@@ -1,21 +1,35 @@
 """What is installed, how fast this machine is, and what is wrong with it, each fault with what to do.
 
 The common fault on Linux is a torchvision that was built for another torch: importing it fails late and darkly, so it
-is looked for here by its own requirement.
+is looked for here by its own requirement. What is looked at comes in by arguments, so that every fault can be shown to
+be found on a machine that does not have it.
 """
 
+import locale
 import os
+import platform
 import shutil
+import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module, metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 from hyperalign.embed.zoo import load_zoo
-from hyperalign.machine import find_hardware, find_versions, measure_matmul
+from hyperalign.machine import available_bytes, find_hardware, find_versions, measure_matmul
 
-__all__ = ["Diagnosis", "examine", "torchvision_fault"]
+__all__ = [
+    "Diagnosis",
+    "encoding_fault",
+    "examine",
+    "file_system",
+    "network_fault",
+    "openmp_fault",
+    "shared_memory_fault",
+    "torchvision_fault",
+]
 
 _NEEDED = {  # what is imported, and what is installed for it
     "torch": "torch",
@@ -29,7 +43,17 @@ _NEEDED = {  # what is imported, and what is installed for it
     "accelerate": "accelerate",
     "PIL": "pillow",
 }
+_EXTRAS = {  # what is imported, and the extra of this package that brings it
+    "datasets": "datasets",
+    "onnxruntime": "onnx",
+    "py3langid": "filter",
+    "open_clip": "open-clip",
+    "clip_benchmark": "clip-benchmark",
+    "optuna_dashboard": "dashboard",
+}
 _FREE_BYTES = 2_000_000_000
+_SHARED_BYTES = 256 * 2**20  # batches of pictures on their way from the processes that decode them
+_NETWORKS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "fuse.sshfs", "fuse.s3fs"}
 
 
 class Diagnosis(NamedTuple):
@@ -50,11 +74,90 @@ def examine(*, cache_dir: Path, say: Callable[[str], None]) -> Diagnosis:
     problems += _import_faults(say)
     facts = list(find_versions().items())
     facts += [(name, str(value)) for name, value in find_hardware().items()]
+    facts.append(("memory free", _in_gigabytes(available_bytes())))
     facts.append(("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "not set")))
     facts += _torch_facts(say) if not any(fault.startswith("torch ") for fault in problems) else []
-    facts.append(("cache", f"{cache_dir}, {_free_bytes(cache_dir) / 1e9:.0f} GB free"))
+    kind = file_system(cache_dir)
+    facts.append(("cache", f"{cache_dir}, {_free_bytes(cache_dir) / 1e9:.0f} GB free" + (f", {kind}" if kind else "")))
+    lacking = [extra for module, extra in _EXTRAS.items() if find_spec(module) is None]
+    facts.append(("extras not installed", ", ".join(lacking) or "none"))
     problems += [*_zoo_faults(), *_folder_faults(cache_dir)]
-    return Diagnosis(facts, problems)
+    named = locale.getpreferredencoding(False), sys.getfilesystemencoding()
+    more = network_fault(cache_dir, kind), encoding_fault(named), shared_memory_fault(Path("/dev/shm")), openmp_fault()
+    return Diagnosis(facts, [*problems, *(fault for fault in more if fault)])
+
+
+def file_system(folder: Path, mounts: Path = Path("/proc/mounts")) -> str:
+    """The kind of the file system that a folder is on, or will be; empty where the system does not tell."""
+    try:
+        lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    there, found = _nearest(folder).resolve(), (0, "")
+    for line in lines:
+        _, place, kind, *_ = [*line.split(), "", "", ""]
+        point = Path(place.replace("\\040", " "))
+        if point in (there, *there.parents):
+            found = max(found, (len(point.parts), kind))
+    return found[1]
+
+
+def network_fault(folder: Path, kind: str) -> str | None:
+    """Whether a cache lies where locks between machines cannot be relied on."""
+    if kind not in _NETWORKS:
+        return None
+    return (
+        f"the cache {folder} is on a network file system ({kind}), where two machines may both believe that they own "
+        "an entry: nothing is spoiled, but rows may be computed twice; choose a local folder with --cache-dir, or fill "
+        "the cache from one machine first with `hyperalign embed`"
+    )
+
+
+def encoding_fault(encodings: Sequence[str]) -> str | None:
+    """Whether text or file names are in something else than UTF-8."""
+    other = [name for name in encodings if name.lower().replace("-", "").replace("_", "") != "utf8"]
+    if not other:
+        return None
+    return (
+        f"this system writes text as {other[0]}, not as UTF-8, so names and captions may come out wrong; set "
+        "PYTHONUTF8=1, or LANG to a UTF-8 locale such as C.UTF-8"
+    )
+
+
+def shared_memory_fault(folder: Path, total: Callable[[Path], int] = lambda path: shutil.disk_usage(path).total) -> str:
+    """Whether processes that decode pictures have too little room to hand them over, as in containers."""
+    if not folder.is_dir() or total(folder) >= _SHARED_BYTES:
+        return ""
+    return (
+        f"{folder} holds {total(folder) / 2**20:.0f} MB, too little for processes that decode pictures; give the "
+        f"container more, as with `docker run --shm-size=1g`"
+    )
+
+
+def openmp_fault(
+    system: str = platform.system(),
+    files: Callable[[str], list[metadata.PackagePath] | None] = metadata.files,
+) -> str | None:
+    """Whether torch and faiss each bring an OpenMP of their own, which macOS does not forgive."""
+    if system != "Darwin":
+        return None
+    bring = []
+    for name in ("torch", "faiss-cpu"):
+        try:
+            there = files(name) or []
+        except metadata.PackageNotFoundError:
+            continue
+        bring += [name] if any("libomp" in Path(str(file)).name for file in there) else []
+    if len(bring) < 2:
+        return None
+    return (
+        f"{' and '.join(bring)} each bring an OpenMP library, and macOS may stop a program that loads both (OMP: Error "
+        "#15) or make it hang; set OMP_NUM_THREADS=1, or install both from conda-forge, where they share one"
+    )
+
+
+def _in_gigabytes(n_bytes: int | None) -> str:
+    return "not told by this system" if n_bytes is None else f"{n_bytes / 1e9:.1f} GB"
 
 
 def _import_faults(say: Callable[[str], None]) -> Iterator[str]:
@@ -105,6 +208,7 @@ def _torch_facts(say: Callable[[str], None]) -> list[tuple[str, str]]:
     return [
         ("threads", str(torch.get_num_threads())),
         ("CUDA devices", ", ".join(devices) or "none"),
+        ("MPS (Apple)", "yes" if torch.backends.mps.is_available() else "no"),
         ("matrix product", f"{speed / 1e9:.0f} GFLOP/s, float32, {torch.get_num_threads()} threads"),
     ]
 

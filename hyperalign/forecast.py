@@ -31,7 +31,7 @@ from hyperalign.ledger import (
 )
 from hyperalign.solve import Method, Recipe
 
-__all__ = ["Forecast", "Hollow", "canonical_bytes", "forecast", "hollow_grid"]
+__all__ = ["Forecast", "Hollow", "canonical_bytes", "forecast", "hollow_grid", "sliced_widths"]
 
 
 class Forecast(NamedTuple):
@@ -146,11 +146,10 @@ def _residual(method: Method, grid: Grid, pairs: Sequence[PairIndex], recipe: Re
 def _sliced(method: Method, grid: Grid, pairs: Sequence[PairIndex], recipe: Recipe) -> Forecast:
     config = replace(recipe.sliced, seed=method.seed)
     sampler = Sampler(grid.owner, config.batch_size, config.seed)
-    n_steps, d_max = config.steps(sampler.steps_per_epoch), max(rows.shape[1] for rows in grid.images)
+    n_steps = config.steps(sampler.steps_per_epoch)
     flops = updates = 0
     for j, rows in enumerate(grid.texts):
-        d_txt = rows.shape[1]
-        widths = (d_max, 32, 128, 512, d_max * d_txt + d_max)
+        d_txt, widths = rows.shape[1], sliced_widths(grid, j)
         order = PairOrder([(i, j) for i in range(grid.shape[0])], config.pairs_per_step, config.seed)
         flops += sum(matmul_flops(grid.shape[0], a, b) for a, b in pairwise(widths))  # the emission
         for _ in range(n_steps):
@@ -159,6 +158,12 @@ def _sliced(method: Method, grid: Grid, pairs: Sequence[PairIndex], recipe: Reci
             flops += sum(_connector_step(sampler.batch_size, d_txt, d_img) for d_img in drawn)
         updates += update_flops(config, _mlp_params(widths) + config.learn_scale, n_steps)
     return Forecast(0, flops, updates, n_steps * grid.shape[1], 0, _between_rows(grid, pairs))
+
+
+def sliced_widths(grid: Grid, text: int) -> tuple[int, ...]:
+    """Widths of the poster's network for one text encoder: its condition, hidden layers and the widest connector."""
+    d_max, d_txt = max(rows.shape[1] for rows in grid.images), grid.texts[text].shape[1]
+    return (d_max, 32, 128, 512, d_max * d_txt + d_max)
 
 
 def _ape(method: Method, grid: Grid, pairs: Sequence[PairIndex], recipe: Recipe) -> Forecast:

@@ -3,10 +3,13 @@
 Nothing here names the person or the computer: no user, no host name, no path.
 """
 
+import ctypes
 import os
 import platform
+import re
 import subprocess
 import time
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -36,8 +39,16 @@ def find_hardware() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
         "n_cores": n_cores(),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "memory_bytes": _memory_bytes(),
     }
+
+
+def _memory_bytes() -> int | None:
+    """Memory of the machine; None where the system does not tell (Windows)."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
 
 
 def n_cores() -> int:
@@ -66,11 +77,75 @@ def measure_matmul(*, size: int = 2048, n_repeats: int = 5, device: str = "cpu")
     return best
 
 
-def _processor() -> str:
+def give_back() -> None:
+    """Return freed memory to the system, where the C library can: what one part of a search held is the next one's."""
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def private_bytes() -> int:
+    """Memory that is this process's alone and that no file stands behind, now; 0 where the system does not tell.
+
+    Rows that are read by memory map are not in it: the system takes their pages back when it needs them.
+    """
+    found = re.search(r"^RssAnon:\s+(\d+) kB$", _text(Path("/proc/self/status")), flags=re.MULTILINE)
+    return 1024 * int(found[1]) if found else 0
+
+
+def available_bytes(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Memory that this process can still take: what the system has, or what a container's limit leaves of it.
+
+    Args:
+        proc: The system's account of itself.
+        cgroups: The limits of containers, of version 2 or 1.
+
+    Returns:
+        None where the system does not tell.
+    """
+    found = re.search(r"^MemAvailable:\s+(\d+) kB$", _text(proc / "meminfo"), flags=re.MULTILINE)
+    left = [1024 * int(found[1])] if found else []
+    own = _text(proc / "self" / "cgroup")
+    left += _left_in_group(cgroups, _group(own, ""), "memory.max", "memory.current", "inactive_file")
+    old = _group(own, "memory")
+    left += _left_in_group(
+        cgroups / "memory", old, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+    )
+    return min(left, default=None)
+
+
+def _group(own: str, controller: str) -> str:
+    """This process's group of version 2 (no controller's name), or of version 1."""
+    for line in own.splitlines():
+        names, _, path = line.partition(":")[2].partition(":")
+        if controller in names.split(","):
+            return path.strip("/")
+    return ""
+
+
+def _left_in_group(root: Path, group: str, limit: str, used: str, spare: str) -> list[int]:
+    """What each limit around a group leaves; pages of files that nobody needs count as free."""
+    left = []
+    folder = root / group
+    for here in (folder, *folder.parents):
+        most, now = _text(here / limit).strip(), _text(here / used).strip()
+        if most.isdigit() and now.isdigit():
+            idle = re.search(rf"^{spare} (\d+)$", _text(here / "memory.stat"), flags=re.MULTILINE)
+            left.append(max(0, int(most) - int(now) + (int(idle[1]) if idle else 0)))
+        if here == root:
+            break
+    return left
+
+
+def _text(path: Path) -> str:
+    """A file of the system's; empty where there is none."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return platform.processor()
+        return ""
+
+
+def _processor() -> str:
+    lines = _text(Path("/proc/cpuinfo")).splitlines()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
 

@@ -32,11 +32,12 @@ from hyperalign.candidates import Candidates, find_candidates, recall_latency
 from hyperalign.ceiling import score_ceiling
 from hyperalign.embed.data import Dataset, LabelSet
 from hyperalign.embed.locks import Claim
-from hyperalign.forecast import hollow_grid
+from hyperalign.footprint import Heights, ample_bytes, heights, lacking
+from hyperalign.forecast import forecast, hollow_grid
 from hyperalign.grids import Prepared, note_near_duplicates, open_grids
 from hyperalign.ladder import Ladder
 from hyperalign.ledger import Line
-from hyperalign.machine import measure_matmul, peak_bytes
+from hyperalign.machine import available_bytes, give_back, measure_matmul, peak_bytes
 from hyperalign.packing import pack, pack_kept, restrict
 from hyperalign.prepare import Job, embedding_jobs, fill_cache, open_data
 from hyperalign.processes import ALONE, Crew
@@ -70,6 +71,7 @@ __all__ = [
     "ask",
     "digest_inputs",
     "embed",
+    "n_first",
     "open_asked_data",
     "prepare_rows",
     "score_on_test",
@@ -186,7 +188,9 @@ def _search(  # noqa: PLR0913 - as above
             say(f"going on with {resume}, which was asked for the same and cut short")
     config, staying, ladder, lines = _promote(asked, config, cache_dir, progress, crew)
     prepared, embedding = prepare_rows(staying, config, cache_dir, progress, crew)
+    give_back()  # here and below: what one part has freed must not stand beside what the next one takes
     if resume is None:
+        config = _fit_memory(config, staying, prepared, say)
         run = create_run(out, label=Path(config.data).stem or config.data, configuration=asdict(config))
         held.enter_context(at_work_on(run))
     else:
@@ -302,6 +306,35 @@ def open_asked_data(config: SearchConfig, cache_dir: Path, progress: Progress) -
         cache_dir=cache_dir,
         progress=progress,
     )
+
+
+def _fit_memory(config: SearchConfig, asked: Asked, prepared: Prepared, say: Say) -> SearchConfig:
+    """The configuration, with coordinates made again where they are needed if keeping them takes more than is free.
+
+    What is still too much is said: a search that is killed for its memory tells nobody why.
+    """
+    grids, pairs, free = (
+        (prepared.train, prepared.val, prepared.test),
+        asked.candidates.pair_indices(),
+        available_bytes(),
+    )
+    larger = max(prepared.val, prepared.test, key=lambda grid: grid.n_images)
+    if free is None or ample_bytes(prepared.train, larger, config.recipe(), config.plan_methods()) < free:
+        return config  # found out without the 70 MB that torch takes for shapes without numbers
+
+    def parts(config: SearchConfig) -> Heights:
+        recipe = config.recipe()
+        made = [(method, forecast(method, prepared.train, pairs, recipe)) for method in config.plan_methods()]
+        return heights(made, *grids, recipe, pairs if config.n_verified() else [])
+
+    found, thrifty = parts(config), replace(config, canonical={**config.canonical, "store_bytes": 0})
+    less = parts(thrifty) if lacking(found, free) else found
+    if max(less.values()) < max(found.values()):
+        say("coordinates are made again where they are needed, since keeping them takes more memory than is free")
+        config, found = thrifty, less
+    if left := lacking(found, free):
+        say(f"note: {left}")
+    return config
 
 
 def _promote(asked: Asked, config: SearchConfig, cache_dir: Path, progress: Progress, crew: Crew) -> Promoted:
@@ -434,6 +467,7 @@ def score_on_test(
         free, flops = score_without_training(prepared.train)
         seconds = time.perf_counter() - start
         lines.append(Line("test evaluation", "", "training-free scores", flops, seconds, peak_bytes()))
+        give_back()
     tested = []
     for done, one in enumerate(solved, start=1):
         start = time.perf_counter()
@@ -443,6 +477,7 @@ def score_on_test(
             flops += zero_shot_flops(one.solution, prepared.labels, zero_shot_parts(prepared.labels)[1])
         what = pairs_in_words(len(one.solution.pairs))
         lines.append(Line("test evaluation", one.method.label, what, flops, seconds, peak_bytes()))
+        give_back()
         progress("test evaluation, methods", done, len(solved))
     return tested, lines
 
@@ -482,11 +517,16 @@ def _write_tensors(
     write_tensors(run / "hits.safetensors", {**hits, "owner": prepared.test.owner})
 
 
+def n_first(solution: Solution) -> int:
+    """Of how many of its first pairs a method's connectors are kept."""
+    n_bytes = max(4 * weight.numel() for weight in solution.weights)
+    return min(len(solution.pairs), max(_KEPT, _KEPT_BYTES // n_bytes))
+
+
 def _first(one: Solved) -> Solution:
     """A method's connectors of its first pairs, with the coordinates of their encoders alone."""
     solution = one.solution
-    n_bytes = max(weight.nbytes for weight in solution.weights)
-    order = (-one.validation).argsort(kind="stable")[: max(_KEPT, _KEPT_BYTES // n_bytes)]
+    order = (-one.validation).argsort(kind="stable")[: n_first(solution)]
     first = restrict(solution, [solution.pairs[n] for n in order])
     images, texts = ({pair[side] for pair in first.pairs} for side in (0, 1))
     return replace(

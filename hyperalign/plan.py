@@ -2,24 +2,27 @@
 
 Operations come from the same functions as the ledger. Seconds are estimates: remembered rows a second where an
 encoder has run on this machine, else operations over a measured matrix product times a share that was seen to be
-reached (`_REACHED`); half or twice as long is no surprise. Memory leaves out what an encoder holds while it computes.
+reached (`_REACHED`); half or twice as long is no surprise. Memory is private memory (see `footprint`): what this
+process holds now, with the data open, and what each part of the search adds. It leaves out what an encoder holds while
+it computes. Disk is what the cache and the folder of the run will hold; a search that is running has its finished
+stages beside, all connectors of each.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hyperalign.align.grid import KEEP_BYTES, Grid
-from hyperalign.align.solution import Solution
+from hyperalign.align.grid import Grid
 from hyperalign.board import training_free_flops
 from hyperalign.embed.pictures import Blocks
 from hyperalign.embed.zoo import EncoderSpec
-from hyperalign.forecast import Forecast, Hollow, canonical_bytes, forecast, hollow_grid
+from hyperalign.footprint import heights
+from hyperalign.forecast import Forecast, Hollow, forecast, hollow_grid
 from hyperalign.grids import LabelGrid
 from hyperalign.ladder import encoders_of
 from hyperalign.ledger import Line, adamw_flops, search_flops, total_flops
-from hyperalign.machine import measure_matmul, n_cores, peak_bytes
-from hyperalign.pipeline import Asked, ask
+from hyperalign.machine import available_bytes, give_back, measure_matmul, n_cores, peak_bytes, private_bytes
+from hyperalign.pipeline import Asked, ask, n_first
 from hyperalign.prepare import Job, count_missing, recall_rate
 from hyperalign.promote import count_items, draw_samples, find_prices, is_worthwhile, most_flops
 from hyperalign.request import SearchConfig
@@ -38,7 +41,9 @@ _SECONDS_PER_UPDATE = 1.3e-8  # of one parameter by AdamW, with its gradient wri
 _SECONDS_PER_FILE = 4e-3  # reading, decoding and resizing a photograph on one core
 _SECONDS_PER_ROW = 2e-4  # whatever else a row needs
 _SHARD_ROWS = 8192  # rows of an embedding held before they are written
-_BLOCK_BYTES = 64 * 2**20  # similarities held at a time
+_RECORD_BYTES = 1_515_000  # of a run whatever it holds: the page with what draws it, what was asked, the log
+_ENCODER_BYTES, _PAIR_BYTES = 700, 700  # of them for each encoder and each row of the table
+_SHARD_BYTES = 600  # of a shard besides its rows: header, record, its place in the manifest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +57,7 @@ class Step:
         flops: From shapes.
         seconds: Estimate; 0 where nothing is left to do or where another step's time has it; None where unknown.
         disk_bytes: Written.
-        memory_bytes: Largest resident memory, about.
+        memory_bytes: Largest private memory of the process meanwhile, about; 0 where another step's has it.
         cached: Whether nothing is left to do.
     """
 
@@ -79,6 +84,8 @@ class Plan:
         seconds: Of all steps whose time is known.
         disk_bytes: Of all steps.
         memory_bytes: Of the largest.
+        held_bytes: What the process holds now, libraries and the opened data; part of `memory_bytes`.
+        available_bytes: Memory that is free now, a container's limit counted; None where the system does not tell.
         flops_per_second: The matrix product that seconds were estimated with.
     """
 
@@ -90,6 +97,8 @@ class Plan:
     seconds: float
     disk_bytes: int
     memory_bytes: int
+    held_bytes: int
+    available_bytes: int | None
     flops_per_second: float
 
 
@@ -110,7 +119,9 @@ def plan(config: SearchConfig, *, cache_dir: Path, progress: Progress) -> Plan:
         grid_flops=drawing.grid_flops(),
         seconds=sum(step.seconds or 0.0 for step in steps),
         disk_bytes=sum(step.disk_bytes for step in steps),
-        memory_bytes=max(step.memory_bytes for step in steps),
+        memory_bytes=max(drawing.opened, *(step.memory_bytes for step in steps)),
+        held_bytes=drawing.base,
+        available_bytes=available_bytes(),
         flops_per_second=drawing.rate,
     )
 
@@ -134,7 +145,10 @@ class _Drawing:
     def __init__(self, config: SearchConfig, asked: Asked, cache_dir: Path) -> None:
         """Measure the matrix product; nothing else is computed."""
         self.config, self.asked, self.cache_dir = config, asked, cache_dir
-        self.rate, self.base = measure_matmul(size=1024), peak_bytes()
+        self.opened = private_bytes() or peak_bytes()  # what opening the data has taken at its height
+        give_back()
+        self.base = private_bytes() or peak_bytes()
+        self.rate = measure_matmul(size=1024)
         self.pairs, self.recipe = asked.candidates.pair_indices(), config.recipe()
         self.train, self.val, self.test = (self._grid(name) for name in ("train", "val", "test"))
         self.labels = self._label_grid()
@@ -142,6 +156,8 @@ class _Drawing:
         wanted = config.exhaustive is False or is_worthwhile(*given, cache_dir=cache_dir)
         self.promotes = config.may_promote() and wanted
         self.made = [(method, self._forecast(method)) for method in config.plan_methods()]
+        self.tried = sorted(self.pairs, key=self._size, reverse=True)[: config.n_verified()]
+        self.heights = heights(self.made, self.train, self.val, self.test, self.recipe, self.tried)
 
     def embedding(self) -> list[Step]:
         """One step for each encoder, or one in all where it is not known yet who is embedded whole."""
@@ -157,34 +173,42 @@ class _Drawing:
                 first = all(step.stage != "set-up" for step in steps)
                 what = "moments, eigendecompositions, cross-products" if first else "shared, made once"
                 seconds = self._seconds("set-up", cost.setup_flops) if first else 0.0
-                memory = self._held(cost) if first else 0
-                steps.append(self._step("set-up", method.label, what, cost.setup_flops, seconds, memory))
+                steps.append(self._step("set-up", method.label, what, cost.setup_flops, seconds))
             steps += self._training("training", method, cost)
             steps.append(self._validation(method, cost))
         return steps
 
     def verification(self) -> list[Step]:
         """The first pairs by the baseline; which they are is not known yet, so the dearest ones are taken."""
-        dearest = sorted(self.pairs, key=self._size, reverse=True)[: self.config.n_verified()]
         method = Method("ape", "text", self.config.seed)
-        return self._training("verification", method, self._forecast(method, dearest)) if dearest else []
+        return self._training("verification", method, self._forecast(method, self.tried)) if self.tried else []
 
     def testing(self) -> list[Step]:
         """All methods on the test items, and the training-free scores."""
         steps = []
         if self.config.scores:
             flops, stage = training_free_flops(self.train), "test evaluation"
-            steps.append(self._step(stage, "", "training-free scores", flops, self._seconds(stage, flops), 0))
+            steps.append(self._step(stage, "", "training-free scores", flops, self._seconds(stage, flops)))
+        records = _RECORD_BYTES + 8 * self.test.n_captions + _ENCODER_BYTES * sum(self.train.shape)
         for method, cost in self.made:
             flops = scoring_flops(cost.solution, self.test)
             if self.labels is not None:
                 flops += zero_shot_flops(cost.solution, self.labels, zero_shot_parts(self.labels)[1])
-            n_hits = len(self.pairs) * (self.test.n_captions + self.test.n_images)
             seconds = self._seconds("test evaluation", flops)
-            memory = _scoring_bytes(cost.solution, self.test) + 12 * n_hits * len(self.made)
-            step = self._step("test evaluation", method.label, "all pairs", flops, seconds, memory, disk=n_hits)
-            steps.append(step)
+            disk = records + self._written(method, cost)
+            steps.append(self._step("test evaluation", method.label, "all pairs", flops, seconds, disk=disk))
+            records = 0
         return steps
+
+    def _written(self, method: Method, cost: Forecast) -> int:
+        """What stays of a method in the folder of the run: rows of the table, hits, connectors of its first pairs."""
+        solution, n_queries = cost.solution, self.test.n_captions + self.test.n_images
+        sizes = sorted((4 * (weight.numel() + len(weight)) for weight in solution.weights), reverse=True)
+        sides = [side for side in (*solution.images, *solution.texts) if side is not None]
+        used = [4 * side.projection.numel() + 12 * len(side.mean) for side in sides]
+        roots = [4 * len(side.mean) ** 2 + 12 * len(side.mean) for side in sides] if method.name == "hypernet" else []
+        hits = len(solution.pairs) * (n_queries + _PAIR_BYTES)
+        return hits + sum(sizes[: n_first(solution)]) + sum(used) + sum(roots)
 
     def grid_flops(self) -> int:
         """The baseline's text-sided grid: training, and one look at validation."""
@@ -227,8 +251,10 @@ class _Drawing:
             seconds = self._seconds("embedding", flops) + per_row * missing
         cached = sum(len(job.items) for job in jobs) - missing
         what = f"{spec.name}: " + ("ready rows" if ready else f"{missing:,} rows to embed, {cached:,} in the cache")
-        memory = 4 * (spec.n_params or 0) + 6 * width * min(missing, _SHARD_ROWS) if missing else 0
-        return self._step("embedding", "", what, flops, seconds, memory, disk=2 * missing * width, cached=not missing)
+        disk = 2 * missing * width + _SHARD_BYTES * -(-missing // _SHARD_ROWS)
+        memory = 0 if not missing else self.base + 4 * (spec.n_params or 0) + 6 * width * min(missing, _SHARD_ROWS)
+        step = self._step("embedding", "", what, flops, seconds, disk=disk, cached=not missing)
+        return replace(step, memory_bytes=memory)
 
     def _promotion(self, steps: Sequence[Step]) -> Step:
         """Samples for everyone, everything for those who stay: at most about so much of what everything would cost."""
@@ -258,11 +284,10 @@ class _Drawing:
         what += f", {cost.n_steps:,} steps" if cost.n_steps else ", emission alone"
         what += ", at most" if stage == "verification" else ""
         seconds = self._seconds("training", cost.train_flops) + self._seconds("optimiser", cost.optimiser_flops)
-        disk = _solution_bytes(cost.solution)
-        steps = [self._step(stage, method.label, what, cost.train_flops, seconds, self._held(cost), disk=disk)]
+        steps = [self._step(stage, method.label, what, cost.train_flops, seconds)]
         if cost.n_steps:
             what = f"AdamW, timed with the {stage}"
-            steps.append(self._step("optimiser", method.label, what, cost.optimiser_flops, 0.0, 0))
+            steps.append(self._step("optimiser", method.label, what, cost.optimiser_flops, 0.0))
         return steps
 
     def _validation(self, method: Method, cost: Forecast) -> Step:
@@ -275,13 +300,7 @@ class _Drawing:
             flops += cost.n_looks * watch_flops(cost.solution, self.val)
             what += f", and {cost.n_looks} looks with one each"
         seconds = self._seconds("validation", flops)
-        return self._step("validation", method.label, what, flops, seconds, _scoring_bytes(cost.solution, self.val))
-
-    def _held(self, cost: Forecast) -> int:
-        """What training holds in memory: coordinates and connectors, or rows, and the connectors' gradients."""
-        rows = sum(4 * rows.shape[0] * rows.shape[1] for rows in (*self.train.images, *self.train.texts))
-        held = canonical_bytes(self.train, self.recipe.canonical) if cost.setup_flops else min(rows, KEEP_BYTES)
-        return held + _solution_bytes(cost.solution)
+        return self._step("validation", method.label, what, flops, seconds)
 
     def _seconds(self, stage: str, flops: int) -> float:
         return estimate_seconds(stage, flops, self.rate)
@@ -293,11 +312,11 @@ class _Drawing:
         what: str,
         flops: int,
         seconds: float | None,
-        memory: int,
         *,
         disk: int = 0,
         cached: bool = False,
     ) -> Step:
+        height = self.heights.get((stage, method), 0)
         return Step(
             stage=stage,
             method=method,
@@ -305,22 +324,6 @@ class _Drawing:
             flops=flops,
             seconds=seconds,
             disk_bytes=disk,
-            memory_bytes=self.base + memory if memory else 0,
+            memory_bytes=self.base + height if height else 0,
             cached=cached,
         )
-
-
-def _solution_bytes(solution: Solution) -> int:
-    """Size of connectors and whitenings."""
-    numbers = sum(weight.numel() + len(weight) for weight in solution.weights)
-    sides = [side for side in (*solution.images, *solution.texts) if side is not None]
-    return 4 * (numbers + sum(side.projection.numel() for side in sides))
-
-
-def _scoring_bytes(solution: Solution, grid: Grid) -> int:
-    """Rows or coordinates of all encoders, and a block of similarities."""
-    n_bytes = _BLOCK_BYTES
-    for tables, sides in ((grid.images, solution.images), (grid.texts, solution.texts)):
-        for rows, side in zip(tables, sides, strict=True):
-            n_bytes += 4 * rows.shape[0] * (rows.shape[1] if side is None else side.projection.shape[1])
-    return n_bytes

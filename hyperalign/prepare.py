@@ -198,7 +198,7 @@ def fill_cache(
         lines.append(_booking(spec, own, sum(missing.values()), seconds))
         if worked.n_rows or lazy.encoder is not None:
             _remember(lazy, own, cache_dir, worked)
-        notes += _cut_notes(spec, own, cache_dir)
+        notes += [*lazy.notes, *_cut_notes(spec, own, cache_dir)]
     return entries, lines, notes
 
 
@@ -222,6 +222,7 @@ def embed_share(
     """
     known = {(job.spec.name, job.part): job for job in jobs}
     done: dict[str, list[float]] = {}
+    claim = Claim(cache_dir, [job.key.folder for job in jobs if job.spec.loader != "rows"])
     for name, pieces in groupby(share, key=lambda piece: str(piece["encoder"])):
         start, own = time.perf_counter(), [(_own_job(piece, known), piece["shards"]) for piece in pieces]
         counts = [count_missing(job, cache_dir) if shards is None else _n_rows(shards) for job, shards in own]
@@ -229,7 +230,7 @@ def embed_share(
         tally = _Tally(progress, sum(counts))
         for (job, shards), count in zip(own, counts, strict=True):
             if shards is None:
-                _fill(job, lazy, tally, cache_dir)
+                _fill(job, lazy, tally, cache_dir, claim, [])  # whoever makes it whole tells what was damaged
             else:
                 embed, embed_some = lazy.embedder(job, tally)
                 fill_shards(cache_dir, job.key, shards, embed=embed, embed_some=embed_some, progress=tally.stored)
@@ -396,6 +397,14 @@ class _Lazy:
         self.spec, self.cache_dir, self.autocast, self.jobs = spec, cache_dir, autocast, list(jobs)
         self.encoder: Encoder | None = None
         self.n_rows, self.seconds = 0, 0.0
+        self.batch_size: int | None = None  # where memory did not hold the usual one
+
+    @property
+    def notes(self) -> list[str]:
+        """What is worth telling of how it was embedded."""
+        if self.batch_size is None:
+            return []
+        return [f"{self.spec.name} embeds {self.batch_size} at a time: memory did not hold more of them at once"]
 
     def embedder(
         self, job: Job, tally: "_Tally"
@@ -456,7 +465,7 @@ class _Lazy:
         return self.encoder
 
     def _embed(self, items: Any, start: int, stop: int, tally: "_Tally") -> Embedded:
-        from hyperalign.embed.encoders import embed_captions, embed_pictures
+        from hyperalign.embed.encoders import BATCH_SIZE, embed_captions, embed_pictures
 
         if self.encoder is None:
             tally.embedded(self.spec.name, 0)
@@ -467,10 +476,15 @@ class _Lazy:
             if start + done < stop:  # whoever stores the rows tells of the last ones, when they are stored
                 tally.embedded(self.spec.name, start + done)
 
+        def shrunk(size: int) -> None:
+            self.batch_size = size
+            tally.why = f", {size} at a time for want of memory"
+
+        size = self.batch_size or BATCH_SIZE
         if self.spec.modality == "image":
-            rows, bad = embed_pictures(encoder, items, start, stop, tell=tell)
+            rows, bad = embed_pictures(encoder, items, start, stop, batch_size=size, tell=tell, shrunk=shrunk)
         else:
-            rows = embed_captions(encoder, items[start:stop], tell=tell)
+            rows = embed_captions(encoder, items[start:stop], batch_size=size, tell=tell, shrunk=shrunk)
         self.n_rows += len(rows)
         self.seconds += time.perf_counter() - begin
         return rows, bad
@@ -482,16 +496,17 @@ class _Tally:
     def __init__(self, progress: Progress, total: int):
         self.progress, self.total = progress, total
         self.before = 0  # rows of the parts that are finished
+        self.why = ""  # it goes slower than it might
 
     def embedded(self, name: str, done: int) -> None:
         """So many rows of this part are embedded."""
-        self.progress(f"embedding by {name}", self.before + done, self.total)
+        self.progress(f"embedding by {name}{self.why}", self.before + done, self.total)
 
     def stored(self, stage: str, done: int, of_part: int) -> None:
         """The same from who stores them, and who may be waiting for another process that does."""
         name, _, other = stage.partition(", ")
         waits = " (another process)" if "another" in other else ""
-        self.progress(f"embedding by {name}{waits}", min(self.before + done, self.total), self.total)
+        self.progress(f"embedding by {name}{self.why}{waits}", min(self.before + done, self.total), self.total)
 
 
 def _remember(lazy: _Lazy, jobs: Sequence[Job], cache_dir: Path, worked: _Worked) -> None:

@@ -26,7 +26,7 @@ from hyperalign.align.solution import Kept, Solution
 from hyperalign.align.train import TrainConfig
 from hyperalign.grids import Prepared
 from hyperalign.ledger import Line
-from hyperalign.machine import peak_bytes
+from hyperalign.machine import give_back, peak_bytes
 from hyperalign.packing import join, pack, restrict, unpack
 from hyperalign.rank.metrics import recall
 from hyperalign.run import load_stage, log_event, save_stage
@@ -196,6 +196,7 @@ class Workbench:
         self.progress("canonical coordinates", 0, 1)
         built = build_canonical_grid(self.prepared.train, self.recipe.canonical)
         self.progress("canonical coordinates", 1, 1)
+        give_back()
         return built
 
     def watch(self) -> Callable[[Solution], float]:
@@ -349,6 +350,7 @@ def _kept(bench: Workbench, name: str, pairs: Sequence[PairIndex], make: Callabl
         tensors, record = pack(solution)
         times = {part: getattr(made, part) for part in _SECONDS}
         save_stage(bench.run, name, tensors=tensors, record={"solution": record, **times})
+    give_back()
     return made
 
 

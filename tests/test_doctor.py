@@ -7,8 +7,15 @@ from pathlib import Path
 import pytest
 
 from hyperalign import doctor
-from hyperalign.doctor import torchvision_fault
-from hyperalign.machine import find_commits, find_versions, measure_matmul, n_cores
+from hyperalign.doctor import (
+    encoding_fault,
+    file_system,
+    network_fault,
+    openmp_fault,
+    shared_memory_fault,
+    torchvision_fault,
+)
+from hyperalign.machine import find_commits, find_hardware, find_versions, measure_matmul, n_cores
 
 
 def installed(**versions: str) -> Callable[[str], str]:
@@ -94,3 +101,79 @@ def test_a_folder_outside_of_a_repository_has_no_commit(tmp_path: Path, monkeypa
 
 def test_a_matrix_product_takes_time_and_so_has_a_speed() -> None:
     assert 1e6 < measure_matmul(size=128, n_repeats=2) < 1e15
+
+
+def test_a_cache_on_a_network_file_system_is_found(tmp_path: Path) -> None:
+    (tmp_path / "share" / "cache").mkdir(parents=True)
+    mounts = tmp_path / "mounts"
+    mounts.write_text(f"/dev/sda1 / ext4 rw 0 0\nserver:/x {tmp_path.resolve()}/share nfs4 rw 0 0\n")
+
+    kinds = [file_system(tmp_path / "share" / "cache" / "not yet", mounts), file_system(tmp_path, mounts)]
+
+    assert kinds == ["nfs4", "ext4"]
+    fault = network_fault(tmp_path / "share", kinds[0])
+    assert fault
+    assert "network file system (nfs4)" in fault
+    assert "--cache-dir" in fault
+    assert network_fault(tmp_path, kinds[1]) is None
+
+
+def test_a_system_without_mounts_to_read_has_no_kind_and_no_fault(tmp_path: Path) -> None:
+    assert file_system(tmp_path, tmp_path / "nothing") == ""
+    assert network_fault(tmp_path, "") is None
+
+
+def test_text_that_is_not_utf_8_is_found() -> None:
+    assert encoding_fault(["UTF-8", "utf-8"]) is None
+    assert encoding_fault(["utf8"]) is None
+    fault = encoding_fault(["cp1252", "utf-8"])
+    assert fault
+    assert "as cp1252, not as UTF-8" in fault
+    assert "PYTHONUTF8=1" in fault
+
+
+def test_too_little_shared_memory_is_found(tmp_path: Path) -> None:
+    fault = shared_memory_fault(tmp_path, lambda path: 64 * 2**20)
+
+    assert "holds 64 MB" in fault
+    assert "--shm-size" in fault
+    assert not shared_memory_fault(tmp_path, lambda path: 2**30)
+    assert not shared_memory_fault(tmp_path / "nothing", lambda path: 0)
+
+
+def brings(*packages: str) -> Callable[[str], list[metadata.PackagePath] | None]:
+    def files(name: str) -> list[metadata.PackagePath] | None:
+        if name not in ("torch", "faiss-cpu"):
+            raise metadata.PackageNotFoundError(name)
+        return [metadata.PackagePath(f"{name}/.dylibs/libomp.dylib")] if name in packages else None
+
+    return files
+
+
+def test_two_libraries_of_openmp_are_found_on_macos_alone() -> None:
+    fault = openmp_fault("Darwin", brings("torch", "faiss-cpu"))
+
+    assert fault
+    assert "torch and faiss-cpu each bring an OpenMP" in fault
+    assert openmp_fault("Darwin", brings("torch")) is None
+    assert openmp_fault("Linux", brings("torch", "faiss-cpu")) is None
+
+
+def test_extras_that_are_not_installed_are_named_and_are_no_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "import_module", lambda name: None)
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None if name in ("datasets", "open_clip") else object())
+    monkeypatch.setattr(doctor, "measure_matmul", lambda: 1e9)
+
+    found = doctor.examine(cache_dir=tmp_path, say=lambda line: None)
+
+    assert dict(found.facts)["extras not installed"] == "datasets, open-clip"
+    assert not any("datasets" in problem for problem in found.problems)
+
+
+def test_a_machine_that_does_not_tell_its_memory_has_hardware_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows has no `os.sysconf`."""
+    monkeypatch.delattr("os.sysconf")
+
+    assert find_hardware()["memory_bytes"] is None

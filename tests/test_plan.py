@@ -133,7 +133,7 @@ def test_rows_that_are_not_cached_cost_what_the_zoo_declares(world: Path, tmp_pa
     n_rows = sum(SPLITS.values())
     assert step.what == f"tiny-vit: {n_rows} rows to embed, 0 in the cache"
     assert step.flops == n_rows * 2.5e9
-    assert step.disk_bytes == n_rows * 192 * 2
+    assert 0 <= step.disk_bytes - n_rows * 192 * 2 < 2000  # rows, and the records of their shards
     assert step.memory_bytes > 4 * 5_524_416
     assert step.seconds is not None
     assert step.seconds > step.flops / told.flops_per_second

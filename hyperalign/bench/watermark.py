@@ -4,12 +4,13 @@
 VmHWM of /proc, which Linux sets back when asked and begins anew with a program.
 """
 
-import ctypes
 import gc
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+
+from hyperalign.machine import give_back
 
 __all__ = ["Growth", "set_back", "watched"]
 
@@ -35,8 +36,7 @@ def watched() -> Iterator[Growth]:
 def set_back() -> int | None:
     """Give back what is free, set the high-water mark to what is left and say how much that is."""
     gc.collect()
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)  # else a block that was freed before hides one that is taken now
+    give_back()  # else a block that was freed before hides one that is taken now
     try:
         _CLEAR.write_text("5")
     except OSError:

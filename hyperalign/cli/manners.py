@@ -40,7 +40,7 @@ class Polite(TyperGroup):
         except BrokenPipeError:
             _forget_stdout()
             raise typer.Exit(141) from None
-        except (ValueError, KeyError, OSError, ImportError) as error:
+        except (ValueError, KeyError, OSError, ImportError, MemoryError) as error:
             sentence = _sentence(error)
             if ctx.params.get("debug") or sentence is None:
                 raise

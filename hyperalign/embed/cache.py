@@ -64,6 +64,7 @@ Embed = Callable[[int, int], tuple[NDArray[Any], Sequence[tuple[int, str]]]]
 EmbedSome = Callable[[NDArray[np.int64]], tuple[NDArray[Any], Sequence[tuple[int, str]]]]
 
 _DTYPES = ("float16", "float32")
+_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)  # Windows: no file may be called so
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -473,5 +474,6 @@ def _tell_of_other(folder: Path, key: CacheKey, n_rows: int, progress: Progress)
 
 
 def _file_name(name: str) -> str:
-    """Make a name fit for a file: letters, digits, dot, dash and underscore, at most 60 of them."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip(".-")[:60].strip(".-") or "_"
+    """Make a name fit for a file on any system: letters, digits, dot, dash and underscore, at most 60 of them."""
+    fit = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip(".-")[:60].strip(".-") or "_"
+    return f"_{fit}" if _DEVICES.match(fit) else fit

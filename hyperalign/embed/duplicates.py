@@ -111,11 +111,13 @@ def _twins(late: tuple[Split, _Look], early: tuple[Split, _Look], max_bits: int)
     for start in range(0, len(look.signs), _BLOCK):
         for begin in range(0, len(other_look.signs), _BLOCK):
             equal = look.signs[start : start + _BLOCK] @ other_look.signs[begin : begin + _BLOCK].T
-            for row, column in np.argwhere(equal >= N_BITS - 2 * max_bits).tolist():
-                mine, theirs = start + row, begin + column
-                apart = np.abs(look.shades[mine].astype(np.int16) - other_look.shades[theirs]).max()
-                if apart <= _MAX_SHADE:
-                    found = (int(N_BITS - equal[row, column]) // 2, theirs)
+            for row in np.flatnonzero((equal >= N_BITS - 2 * max_bits).any(1)).tolist():
+                mine = start + row
+                theirs = begin + np.flatnonzero(equal[row] >= N_BITS - 2 * max_bits)  # all, where pictures are blank
+                apart = np.abs(look.shades[mine].astype(np.int16) - other_look.shades[theirs]).max((1, 2, 3))
+                if len(theirs := theirs[apart <= _MAX_SHADE]):
+                    bits = (N_BITS - equal[row, theirs - begin]).astype(np.int64) // 2
+                    found = int(bits.min()), int(theirs[bits.argmin()])
                     nearest[mine] = min(nearest.get(mine, found), found)
     return [
         Twin(split.name, split.image_ids[mine], other.name, other.image_ids[theirs], n_bits)

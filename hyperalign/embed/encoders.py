@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from hyperalign.embed.feed import feed, worthwhile_workers
+from hyperalign.embed.fitting import fitting
 from hyperalign.embed.networks import PictureInput, build_network, first_line, picture_transform
 from hyperalign.embed.pictures import Pictures
 from hyperalign.embed.sentences import build_sentence_encoder, n_cut, n_parameters, probe_caption
@@ -27,6 +28,7 @@ from hyperalign.embed.zoo import EncoderSpec, Facts
 
 Progress = Callable[[str, int, int], None]
 
+BATCH_SIZE = 64  # items computed at a time, as long as memory holds them
 _LATENCY_SECONDS = 2.0
 _CAPTIONS_AT_ONCE = 2048  # sorted by length among themselves, so that batches hold little padding
 
@@ -183,9 +185,10 @@ def embed_pictures(  # noqa: PLR0913 - whose pictures, which of them, how, and w
     start: int,
     stop: int,
     *,
-    batch_size: int = 64,
+    batch_size: int = BATCH_SIZE,
     n_workers: int | None = None,
     tell: Callable[[int], None] | None = None,
+    shrunk: Callable[[int], None] | None = None,
 ) -> tuple[NDArray[np.float32], list[tuple[int, str]]]:
     """Embed the pictures from `start` to `stop`.
 
@@ -194,9 +197,10 @@ def embed_pictures(  # noqa: PLR0913 - whose pictures, which of them, how, and w
         pictures: Decoded one by one, or cut from `pictures.block(start, stop)` where there is such a method.
         start: First index.
         stop: One past the last index.
-        batch_size: Pictures computed at a time.
+        batch_size: Pictures computed at a time; halved where memory does not hold so many.
         n_workers: Processes that decode; None chooses.
         tell: Told after each batch how many of these pictures are done.
+        shrunk: Told the smaller batch size where memory did not hold a larger one.
 
     Returns:
         Rows, (stop - start, D), NaN where a picture could not be decoded, and (index, reason) of each of these.
@@ -207,6 +211,7 @@ def embed_pictures(  # noqa: PLR0913 - whose pictures, which of them, how, and w
         n_workers = worthwhile_workers(stop - start, device=encoder.device.type)
     rows = np.empty((stop - start, encoder.facts.embed_dim), np.float32)
     bad: list[tuple[int, str]] = []
+    size = batch_size
     for batch in feed(
         pictures,
         range(start, stop),
@@ -216,7 +221,8 @@ def embed_pictures(  # noqa: PLR0913 - whose pictures, which of them, how, and w
         n_workers=n_workers,
     ):
         first = batch.start - start
-        rows[first : first + len(batch.pictures)] = encoder.encode(batch.pictures).cpu().numpy()
+        found, size = _told(*_encode_what_fits(encoder, batch.pictures, size), size, shrunk)
+        rows[first : first + len(batch.pictures)] = found
         bad.extend(batch.bad)
         if tell is not None:
             tell(first + len(batch.pictures))
@@ -225,16 +231,52 @@ def embed_pictures(  # noqa: PLR0913 - whose pictures, which of them, how, and w
     return rows, bad
 
 
+def _encode_what_fits(encoder: Encoder, pictures: Tensor, size: int) -> tuple[NDArray[np.float32], int]:
+    """Rows of a batch, so many pictures at a time or fewer, and how many it were."""
+
+    def compute(size: int) -> NDArray[np.float32]:
+        return np.concatenate([encoder.encode(part).cpu().numpy() for part in pictures.split(size)])
+
+    return fitting(compute, size, f"encoder {encoder.spec.name!r}")
+
+
+def _told(
+    rows: NDArray[np.float32], size: int, before: int, shrunk: Callable[[int], None] | None
+) -> tuple[NDArray[np.float32], int]:
+    """The same rows and size; a smaller size than before is told."""
+    if size < before and shrunk is not None:
+        shrunk(size)
+    return rows, size
+
+
 def embed_captions(
-    encoder: Encoder, captions: Sequence[str], *, batch_size: int = 64, tell: Callable[[int], None] | None = None
+    encoder: Encoder,
+    captions: Sequence[str],
+    *,
+    batch_size: int = BATCH_SIZE,
+    tell: Callable[[int], None] | None = None,
+    shrunk: Callable[[int], None] | None = None,
 ) -> NDArray[np.float32]:
-    """Embed captions: (n, D); one of unknown words keeps its zero row. `tell` is told how many are done."""
+    """Embed captions: (n, D); one of unknown words keeps its zero row.
+
+    Args:
+        encoder: Of captions.
+        captions: n texts.
+        batch_size: Captions computed at a time; halved where memory does not hold so many.
+        tell: Told how many are done.
+        shrunk: Told the smaller batch size where memory did not hold a larger one.
+    """
     if encoder.picture is not None:
         raise ValueError(f"encoder {encoder.spec.name!r} embeds pictures, not captions")
     rows = np.empty((len(captions), encoder.facts.embed_dim), np.float32)
+    size, what = batch_size, f"encoder {encoder.spec.name!r}"
     for start in range(0, len(captions), _CAPTIONS_AT_ONCE):
         block = captions[start : start + _CAPTIONS_AT_ONCE]
-        rows[start : start + len(block)] = encoder.encode(block, batch_size=batch_size).cpu().numpy()
+
+        def compute(size: int, block: Sequence[str] = block) -> NDArray[np.float32]:
+            return np.asarray(encoder.encode(block, batch_size=size).cpu().numpy())
+
+        rows[start : start + len(block)], size = _told(*fitting(compute, size, what), size, shrunk)
         if tell is not None:
             tell(start + len(block))
     return rows

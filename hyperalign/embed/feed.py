@@ -102,6 +102,8 @@ class _Batches(Dataset[Batch]):
             for row, index in zip(rows, indices, strict=True):
                 try:
                     row.copy_(self.transform(self.pictures[index]))
+                except MemoryError:  # no fault of the picture's, which must not be remembered as unreadable
+                    raise
                 except Exception as error:  # decoders raise OSError, SyntaxError, struct.error and more
                     bad.append((index, _reason(error)))
         return Batch(indices.start, rows, bad)

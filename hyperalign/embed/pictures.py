@@ -175,6 +175,8 @@ def decode(data: bytes) -> Image.Image:
         raise ValueError(f"it has more than {MAX_PIXELS:,} pixels") from None
     except UnidentifiedImageError:
         raise ValueError(f"its {len(data):,} bytes are not a picture ({', '.join(_FORMATS)})") from None
+    except MemoryError:  # the machine's fault, not the picture's
+        raise
     except Exception as error:  # decoders fail on damaged bytes in any way they like
         raise ValueError(str(error) or type(error).__name__) from None
 

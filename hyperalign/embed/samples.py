@@ -79,8 +79,9 @@ def captions_in(value: Any, path: object, where: str) -> list[str]:
 
 
 def clean(text: str) -> str:
-    """Strip a text and replace what no file could hold (half of a surrogate pair)."""
-    return text.encode("utf-8", "replace").decode("utf-8").strip()
+    """Strip a text and replace what no file could hold (half of a surrogate pair); a clean one comes back itself."""
+    cleaned = text.encode("utf-8", "replace").decode("utf-8").strip()
+    return text if cleaned == text else cleaned  # of a million captions no second copy
 
 
 def split_named(word: str, path: object, where: str) -> str:

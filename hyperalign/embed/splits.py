@@ -7,6 +7,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -118,14 +119,15 @@ def cut(source: Source, *, strict: bool, seed: int, limit: int | None) -> tuple[
         raise ValueError(f"limit must be at least 1 picture per split, got {limit}")
     samples, notes = _usable(source, strict=strict)
     homes = _homes(source.name, samples, seed)
-    splits: dict[str, Split] = {}
-    digests: dict[str, list[str]] = {}
+    chosen = {name: [index for index in samples if homes[index] == name][:limit] for name in SPLITS}
     for name in SPLITS:
-        chosen = [index for index in samples if homes[index] == name][:limit]
-        if not chosen:
+        if not chosen[name]:
             raise ValueError(_empty(source.name, name, homes))
-        digests[name] = source.digests(chosen)
-        splits[name] = _split(name, chosen, source, samples, digests[name])
+    every = iter(
+        source.digests([index for some in chosen.values() for index in some])
+    )  # all at once: one memory of them
+    digests = {name: list(islice(every, len(some))) for name, some in chosen.items()}
+    splits = {name: _split(name, some, source, samples, digests[name]) for name, some in chosen.items()}
     return splits, [*notes, *shared_captions(splits), *_shared_pictures(splits, digests)]
 
 
@@ -167,7 +169,7 @@ def _usable(source: Source, *, strict: bool) -> tuple[dict[int, Sample], list[st
         captions = [text for text in map(clean, sample.captions) if text]
         n_empty += len(sample.captions) - len(captions)
         if captions:
-            usable[index] = sample._replace(captions=captions)
+            usable[index] = sample if captions == sample.captions else sample._replace(captions=captions)
         else:
             silent.append(sample.image_id)
     if not usable:

@@ -35,7 +35,7 @@ def plan_table(plan: "Plan", *, width: int) -> Group:
     more = "" if all(step.seconds is not None for step in steps) else " and what is not known (–)"
     sentences = (
         f"in all: {flops(plan.all_flops)}, about {duration(plan.seconds)}{more}, {size(plan.disk_bytes)} on disk, "
-        f"{size(plan.memory_bytes)} of memory and what an encoder needs while it computes",
+        f"{size(plan.memory_bytes)} of private memory{_free(plan)} and what an encoder needs while it computes",
         f"* the cost of the search: {flops(plan.search_flops)}; the baseline's grid, ape · text, would cost "
         f"{flops(plan.grid_flops)}",
         f"times are estimates from a matrix product at {flops(plan.flops_per_second)}/s; half or twice as long is "
@@ -43,6 +43,14 @@ def plan_table(plan: "Plan", *, width: int) -> Group:
     )
     table = fit("What the search would do", columns, width=width, more=[])
     return Group(*(Text(clean(line)) for line in plan.counts), "", table, *map(Text, sentences))
+
+
+def _free(plan: "Plan") -> str:
+    """What there is, where the system tells."""
+    if plan.available_bytes is None:
+        return ""
+    lacks = plan.memory_bytes - plan.held_bytes > plan.available_bytes
+    return f" ({size(plan.available_bytes)} {'are free, which is too little' if lacks else 'free'})"
 
 
 def _whose(step: "Step") -> str:

@@ -39,14 +39,16 @@ class Display:
 
     def __enter__(self) -> "Display":
         """Begin to show."""
-        self._bars.start()
+        if self._console.is_terminal:
+            self._bars.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Take the bar away, whatever has happened."""
-        self._bars.stop()
+        if self._console.is_terminal:  # before version 15 rich leaves an empty line for bars that were never shown
+            self._bars.stop()
 
     def say(self, message: str) -> None:
         """Show one line that stays."""
