@@ -36,6 +36,8 @@ def made_up_study(folder: Path, n_trials: int = 12, *, objectives: int = 1, **ch
         "inputs": "0",
         "status": "finished",
         "objectives": ["mean score on validation / %", "search / TFLOP"][:objectives],
+        "directions": ["maximize", "minimize"][:objectives],
+        "history": [],
         "n_trials": {state: states.count(state) for state in sorted(set(states))},
         "trials": trials,
         "n_given_back": 0,

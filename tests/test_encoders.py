@@ -260,7 +260,7 @@ def test_ready_rows_are_opened_by_split(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"must hold \(n, D\) floats, got \(4,\) int64"):
         open_rows(spec, "val")
     (tmp_path / "rows" / "val.npy").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"val.npy is no .npy of embeddings"):
+    with pytest.raises(ValueError, match=r"val.npy is no whole .npy of numbers"):
         open_rows(spec, "val")
 
 

@@ -372,12 +372,13 @@ def _recorded(ctx: typer.Context, run: Path) -> "SearchConfig":
     """What an unfinished run was asked for; only the time it may take can be changed."""
     from hyperalign.run import read_result
 
+    rule, advice = "a resumed run keeps its own configuration", "leave out --resume to start anew"
+    refuse_beside(ctx, {*NOT_CONFIG, "max_minutes", "data"}, rule, advice)
     record = dict(read_result(run)["configuration"])
-    allowed = {*NOT_CONFIG, "max_minutes"}
     if ctx.params.get("data") == record.get("data"):  # a command must be written anew to be run
-        allowed.add("data")
         record["data"] = own_words(record["data"])
-    refuse_beside(ctx, allowed, "a resumed run keeps its own configuration", "leave out --resume to start anew")
+    else:
+        refuse_beside(ctx, {*NOT_CONFIG, "max_minutes"}, rule, advice)
     if ctx.params.get("max_minutes") is not None:
         record["max_minutes"] = ctx.params["max_minutes"]
     return from_record(record)
