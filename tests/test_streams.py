@@ -5,6 +5,7 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fsspec
@@ -239,3 +240,17 @@ def test_a_command_that_stands_in_a_record_is_not_run(tmp_path: Path) -> None:
 
     assert not mark.exists()
     assert isinstance(SearchConfig(data=Written("pipe:cat x.tar")).data, Written)
+
+
+def test_a_command_on_windows_is_left_to_its_own_shell_though_there_is_bash(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[tuple[str, dict[str, Any]]] = []
+    monkeypatch.setattr(streams, "os", SimpleNamespace(name="nt"))
+    monkeypatch.setattr(streams.shutil, "which", lambda name: "C:/Git/bin/bash.exe")
+    monkeypatch.setattr(streams.subprocess, "Popen", lambda command, **how: begun.append((command, how)))
+
+    opened: Any = streams._open("pipe:type x.tar")
+    opened._said.close()
+
+    ((command, how),) = begun
+    assert command == "type x.tar"
+    assert how["executable"] is None

@@ -123,7 +123,7 @@ class Reading:
                     self._file.check()
             except FileNotFoundError:
                 raise FileNotFoundError(f"there is no {label(self.name)}; look at the address") from None
-            except (ImportError, ValueError):
+            except (ImportError, MemoryError, ValueError):
                 raise
             except Exception as error:  # every store has its own
                 self._fail(error)
@@ -152,10 +152,11 @@ class _Pipe:
     def __init__(self, command: str) -> None:
         self._said = tempfile.TemporaryFile()
         posix = os.name == "posix"
+        bash = shutil.which("bash") if posix else None  # where Windows has one, its shell is still another
         self._process = subprocess.Popen(
-            command,
+            f"set -o pipefail; {command}" if bash else command,  # a pipe's first fault counts too
             shell=True,
-            executable=shutil.which("bash") if posix else None,  # a pipe's first fault counts too
+            executable=bash,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=self._said,
@@ -189,9 +190,7 @@ class _Pipe:
 
 def _open(name: str) -> "_Pipe | IO[bytes]":
     if name.startswith(_COMMAND):
-        return _Pipe(
-            f"set -o pipefail; {name.removeprefix(_COMMAND)}" if shutil.which("bash") else name[len(_COMMAND) :]
-        )
+        return _Pipe(name.removeprefix(_COMMAND))
     files, path = _file_system(name)
     opened: IO[bytes] = files.open(path, "rb")
     return opened
