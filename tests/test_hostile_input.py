@@ -451,6 +451,7 @@ STUDY = {"format": 1, "name": "s", "storage": "journal", "configuration": {}, "a
     [
         ({"storage": 5}, "storage must be text"),
         ({"asked": []}, "asked must be an object"),
+        ({"warm": 5}, "warm must be text"),
         ({"trials": []}, "it lacks"),
         ({"status": "gone"}, "status must be"),
     ],
