@@ -129,6 +129,7 @@ The map, in the order in which data meets the modules; a line of code may import
         space           fields of a training with ranges and choices
         samplers        who proposes, and who ends trials early
         seats           trials that wait; those of workers that are gone given back
+        findings        what `study.json` says, as types
         kept            what a study's folder tells of it
         storage         where a study is kept, and what is refused there
         task            what a trial does
@@ -136,7 +137,6 @@ The map, in the order in which data meets the modules; a line of code may import
         pairs           trials that are pairs of encoders
         work            trials done, by one process or several
         replay          trials over pairs whose scores are known
-        findings        what `study.json` says, as types
         outcome         what came of a study, and what repeats its best trial
         conduct         a study from its first word to its record
     bench      figures that a sceptic can make again

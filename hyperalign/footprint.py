@@ -19,7 +19,7 @@ from hyperalign.align.train import TrainConfig
 from hyperalign.forecast import Forecast, sliced_widths
 from hyperalign.solve import Method, Recipe
 
-__all__ = ["OPENING", "Heights", "ample_bytes", "heights", "lacking", "setup_bytes"]
+__all__ = ["OPENING", "Heights", "SetUp", "ample_bytes", "heights", "lacking", "setup_bytes"]
 
 OPENING = "opening rows"
 Heights = dict[tuple[str, str], int]  # by stage of the ledger, or `OPENING`, and method

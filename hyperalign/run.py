@@ -182,12 +182,12 @@ def find_cut_short(out: Path, configuration: Mapping[str, Any], *, inputs: str) 
 
 def _unsettled(was: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
     """What a run was asked for, without what it has settled when it began, as far as that was left open."""
-    was, given = dict(was), asked.get("canonical", {})
+    found, given = dict(was), asked.get("canonical", {})
     if asked.get("exhaustive") is None:
-        was["exhaustive"] = None
-    if was.get("canonical") == {**given, "store_bytes": 0}:
-        was["canonical"] = given  # memory was short, see `pipeline`
-    return was
+        found["exhaustive"] = None
+    if found.get("canonical") == {**given, "store_bytes": 0}:
+        found["canonical"] = given  # memory was short, see `pipeline`
+    return found
 
 
 def _inputs_of(run: Path) -> list[str | None]:

@@ -248,8 +248,8 @@ def test_a_command_that_stands_in_a_record_is_not_run(tmp_path: Path) -> None:
 def test_a_command_on_windows_is_left_to_its_own_shell_though_there_is_bash(monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[tuple[str, dict[str, Any]]] = []
     monkeypatch.setattr(streams, "os", SimpleNamespace(name="nt"))
-    monkeypatch.setattr(streams.shutil, "which", lambda name: "C:/Git/bin/bash.exe")
-    monkeypatch.setattr(streams.subprocess, "Popen", lambda command, **how: begun.append((command, how)))
+    monkeypatch.setattr("shutil.which", lambda name: "C:/Git/bin/bash.exe")
+    monkeypatch.setattr("subprocess.Popen", lambda command, **how: begun.append((command, how)))
 
     opened: Any = streams._open("pipe:type x.tar")
     opened._said.close()
