@@ -120,7 +120,6 @@ def adopt(  # noqa: PLR0913 - what is adopted into what, and where things lie
     folder = create_run(
         out, label=f"{Path(config.data).stem} with {name}", configuration=earlier.run.result["configuration"]
     )
-    log_event(folder, "inputs", digest=digest)
     bench = Workbench(
         prepared,
         beside.pair_indices(),
@@ -143,6 +142,7 @@ def adopt(  # noqa: PLR0913 - what is adopted into what, and where things lie
     result = _result(earlier, spec, solved, lines, table, record, added)
     result["notes"] += [note for note in prepared.notes if note not in result["notes"]]
     result["wall_seconds"] = round(time.perf_counter() - begin, 1)
+    log_event(folder, "inputs", digest=digest)  # last: no search of the same may take an adoption for its own
     return finish_run(folder, result, leaderboard=table, ledger=lines).path
 
 

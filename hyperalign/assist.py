@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from hyperalign.align.canonical import CanonicalConfig
 from hyperalign.candidates import Candidates, find_candidates
 from hyperalign.embed.data import Dataset, LabelSet
 from hyperalign.embed.zoo import Limits, Pair
@@ -107,7 +108,7 @@ class _Helper:
         bench = Workbench(
             self._prepare(words),
             pairs,
-            self.config.recipe(),
+            replace(self.config.recipe(), canonical=CanonicalConfig(**words["canonical"])),
             run=run,
             task=self.config.task,
             progress=_silent,

@@ -10,12 +10,9 @@ import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from hyperalign.embed.zoo import Range, parse_dim, parse_range
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["build", "convert", "place_words", "read_words"]
 

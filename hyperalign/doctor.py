@@ -45,6 +45,8 @@ _NEEDED = {  # what is imported, and what is installed for it
 }
 _EXTRAS = {  # what is imported, and the extra of this package that brings it
     "datasets": "datasets",
+    "fsspec": "streams",
+    "psycopg": "postgresql",
     "onnxruntime": "onnx",
     "py3langid": "filter",
     "open_clip": "open-clip",

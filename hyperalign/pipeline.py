@@ -189,8 +189,8 @@ def _search(  # noqa: PLR0913 - as above
     config, staying, ladder, lines = _promote(asked, config, cache_dir, progress, crew)
     prepared, embedding = prepare_rows(staying, config, cache_dir, progress, crew)
     give_back()  # here and below: what one part has freed must not stand beside what the next one takes
+    config = _fit_memory(config, staying, prepared, say)  # of a run that is gone on with too: less may be free now
     if resume is None:
-        config = _fit_memory(config, staying, prepared, say)
         run = create_run(out, label=Path(config.data).stem or config.data, configuration=asdict(config))
         held.enter_context(at_work_on(run))
     else:
@@ -421,7 +421,7 @@ def _hold_to_inputs(run: Path, jobs: Sequence[Job]) -> None:
         ValueError: If encoders or data have changed since the run began.
     """
     digest = digest_inputs(jobs)
-    known = [line["digest"] for line in read_log(run) if line.get("event") == "inputs"]
+    known = [line.get("digest") for line in read_log(run) if line.get("event") == "inputs"]
     if not known:
         log_event(run, "inputs", digest=digest)
     elif known[0] != digest:

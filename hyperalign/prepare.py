@@ -193,18 +193,18 @@ def fill_cache(
         for job in own:
             entries[spec.name, job.part] = _fill(job, lazy, tally, cache_dir, claim, notes)
             tally.before += missing[job.part]
-        worked = shared.get(spec.name, _Worked(0, 0.0, 0.0))
+        worked = shared.get(spec.name, _Worked())
         seconds = time.perf_counter() - start + worked.seconds
         lines.append(_booking(spec, own, sum(missing.values()), seconds))
         if worked.n_rows or lazy.encoder is not None:
             _remember(lazy, own, cache_dir, worked)
-        notes += [*lazy.notes, *_cut_notes(spec, own, cache_dir)]
+        notes += [*dict.fromkeys([*worked.notes, *lazy.notes]), *_cut_notes(spec, own, cache_dir)]
     return entries, lines, notes
 
 
 def embed_share(
     share: Sequence[Mapping[str, Any]], jobs: Sequence[Job], *, cache_dir: Path, progress: Progress, autocast: bool
-) -> dict[str, list[float]]:
+) -> dict[str, list[Any]]:
     """Embed what one process of several was given.
 
     Args:
@@ -215,27 +215,28 @@ def embed_share(
         autocast: Embed in bfloat16.
 
     Returns:
-        For each encoder the rows, the seconds of embedding them, and all seconds, building the encoder with them.
+        For each encoder the rows, the seconds of embedding them, all seconds, building it with them, and notes.
 
     Raises:
         ValueError: If this process sees other encoders or data than the one that decides.
     """
     known = {(job.spec.name, job.part): job for job in jobs}
-    done: dict[str, list[float]] = {}
+    done: dict[str, list[Any]] = {}
     claim = Claim(cache_dir, [job.key.folder for job in jobs if job.spec.loader != "rows"])
     for name, pieces in groupby(share, key=lambda piece: str(piece["encoder"])):
-        start, own = time.perf_counter(), [(_own_job(piece, known), piece["shards"]) for piece in pieces]
+        start, notes = time.perf_counter(), list[str]()
+        own = [(_own_job(piece, known), piece["shards"]) for piece in pieces]
         counts = [count_missing(job, cache_dir) if shards is None else _n_rows(shards) for job, shards in own]
         lazy = _Lazy(own[0][0].spec, cache_dir, autocast=autocast, jobs=[job for job, _ in own])
         tally = _Tally(progress, sum(counts))
         for (job, shards), count in zip(own, counts, strict=True):
             if shards is None:
-                _fill(job, lazy, tally, cache_dir, claim, [])  # whoever makes it whole tells what was damaged
+                _fill(job, lazy, tally, cache_dir, claim, notes)
             else:
                 embed, embed_some = lazy.embedder(job, tally)
                 fill_shards(cache_dir, job.key, shards, embed=embed, embed_some=embed_some, progress=tally.stored)
             tally.before += count
-        done[name] = [lazy.n_rows, lazy.seconds, time.perf_counter() - start]
+        done[name] = [lazy.n_rows, lazy.seconds, time.perf_counter() - start, [*notes, *lazy.notes]]
     return done
 
 
@@ -291,11 +292,13 @@ class _Worked(NamedTuple):
         n_rows: Rows embedded.
         embedding: Seconds of that, added up.
         seconds: All seconds, building the encoder with them, added up.
+        notes: What is worth telling of how it was embedded.
     """
 
-    n_rows: int
-    embedding: float
-    seconds: float
+    n_rows: int = 0
+    embedding: float = 0.0
+    seconds: float = 0.0
+    notes: Sequence[str] = ()
 
 
 def _embed_together(
@@ -328,8 +331,13 @@ def _embed_together(
     by_encoder: dict[str, _Worked] = {}
     for done in (heard["done"] for heard in found):
         for name, numbers in done.items():
-            before = by_encoder.get(name, _Worked(0, 0.0, 0.0))
-            by_encoder[name] = _Worked(*(old + new for old, new in zip(before, numbers, strict=True)))
+            before, (n_rows, embedding, seconds, notes) = by_encoder.get(name, _Worked()), numbers
+            by_encoder[name] = _Worked(
+                before.n_rows + n_rows,
+                before.embedding + embedding,
+                before.seconds + seconds,
+                [*before.notes, *notes],
+            )
     return by_encoder
 
 

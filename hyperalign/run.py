@@ -14,7 +14,6 @@ import csv
 import os
 import re
 import shutil
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from safetensors.numpy import load_file, save_file
 
 from hyperalign.embed.locks import owned_now
 from hyperalign.embed.plain import first_line, misfit, parse_json
-from hyperalign.embed.shards import read_record, unwritten, write_record
+from hyperalign.embed.shards import crc32_of, read_record, unwritten, write_record
 from hyperalign.ledger import Line
 from hyperalign.machine import find_commits, find_hardware, find_versions
 from hyperalign.record import (
@@ -158,7 +157,7 @@ def find_cut_short(out: Path, configuration: Mapping[str, Any], *, inputs: str) 
 
     Args:
         out: Folder of all runs.
-        configuration: What is asked now; whether it is exhaustive may have been left open.
+        configuration: What is asked now; what a run settles may have been left open.
         inputs: Digest of the encoders and data, as in the event `inputs` of the log.
 
     Returns:
@@ -171,16 +170,29 @@ def find_cut_short(out: Path, configuration: Mapping[str, Any], *, inputs: str) 
             result: Mapping[str, Any] = read_result(path.parent)
         except ValueError:
             continue
-        was = dict(result["configuration"])
-        if asked.get("exhaustive") is None:
-            was["exhaustive"] = None  # it is settled when a run begins
-        known = [line["digest"] for line in read_log(path.parent) if line.get("event") == "inputs"]
-        if was != asked or known != [inputs] or any(result.get(name) != value for name, value in same.items()):
+        if any(result.get(name) != value for name, value in same.items()):
             continue
-        with owned_now(path.parent, _LOCK) as ours:
+        if _unsettled(result["configuration"], asked) != asked or _inputs_of(path.parent) != [inputs]:
+            continue
+        with suppress(OSError), owned_now(path.parent, _LOCK) as ours:  # of somebody else, who lets nobody write there
             if ours:
                 return path.parent
     return None
+
+
+def _unsettled(was: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run was asked for, without what it has settled when it began, as far as that was left open."""
+    found, given = dict(was), asked.get("canonical", {})
+    if asked.get("exhaustive") is None:
+        found["exhaustive"] = None
+    if found.get("canonical") == {**given, "store_bytes": 0}:
+        found["canonical"] = given  # memory was short, see `pipeline`
+    return found
+
+
+def _inputs_of(run: Path) -> list[str | None]:
+    """Digests of what an unfinished run looks at: one, or none where it was cut short before that was known."""
+    return [line.get("digest") for line in read_log(run) if line.get("event") == "inputs"]
 
 
 def resume_run(run: Path) -> Result:
@@ -285,7 +297,7 @@ def save_stage(run: Path, name: str, *, tensors: Mapping[str, ArrayLike], record
     folder.mkdir(exist_ok=True)
     path = folder / f"{name}.safetensors"
     write_tensors(path, tensors)
-    plain = {"record": parse_json(to_json(record)), "crc32": zlib.crc32(path.read_bytes())}
+    plain = {"record": parse_json(to_json(record)), "crc32": crc32_of(path)}
     write_record(folder / f"{name}.json", plain)  # last: a stage without it is not finished
     log_event(run, "stage", name=name)
 
@@ -294,7 +306,7 @@ def load_stage(run: Path, name: str) -> Stage | None:
     """What `save_stage` kept under `name`, or None if that stage was not finished or is damaged."""
     path = run / "stages" / f"{name}.safetensors"
     kept = read_record(path.with_suffix(".json"))
-    if kept is not None and path.is_file() and zlib.crc32(path.read_bytes()) == kept.get("crc32"):
+    if kept is not None and path.is_file() and crc32_of(path) == kept.get("crc32"):
         with suppress(ValueError):
             return Stage(load_tensors(path), kept["record"])
     if path.with_suffix(".json").is_file():

@@ -8,6 +8,7 @@ that no negatives need be gathered and the table is the one that a process by it
 import secrets
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from hyperalign.candidates import Candidates
@@ -69,7 +70,8 @@ def train_together(
     left = None if deadline is None else max(0.0, deadline - time.perf_counter())
     pairs = [list(pair) for pair in candidates.pair_indices()]
     words = {"do": "train", "run": str(run.resolve()), "pairs": pairs, "seconds": left, "shares": shares}
-    crew.order({**words, **_names(candidates)})
+    canonical = asdict(bench.recipe.canonical)  # memory may have changed what was asked
+    crew.order({**words, "canonical": canonical, **_names(candidates)})
     for part in shares[crew.rank]:
         train_part(Part(**part), bench)
     total = len(parts)

@@ -24,7 +24,7 @@ from hyperalign.align.solution import Kept
 from hyperalign.embed.zoo import Limits
 from hyperalign.packing import pack_kept, unpack_kept
 from hyperalign.relimit import open_run
-from hyperalign.run import Run, find_finished, load_run, load_tensors, read_result, write_result
+from hyperalign.run import Run, find_finished, load_run, load_tensors, read_log, read_result, write_result
 from hyperalign.use.chosen import choose_pair
 
 CONFIG = replace(RESIDUAL, n_steps=240, batch_size=16)
@@ -157,6 +157,21 @@ def test_a_search_of_few_steps_gives_a_newcomer_none(folder: Path) -> None:
 
     assert "training" not in set(after.ledger["stage"])
     assert after.result["adopted"][0]["n_steps"] == 0
+
+
+def test_an_adoption_that_is_cut_short_is_gone_on_with_by_no_search(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where the zoo of the run has the encoder by now, so that both look at the same."""
+    before = searched(folder, "words")
+    with monkeypatch.context() as patched:
+        patched.setattr("hyperalign.adopt.score_on_test", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            adopted(folder, before, "wide")
+    (cut,) = (path.parent for path in (folder / "reports").glob("*/result.json") if path.parent != before.path)
+
+    assert read_result(cut)["status"] == "running"
+    assert not [line for line in read_log(cut) if line["event"] == "inputs"]  # by which a search knows its own
 
 
 def test_an_encoder_that_no_zoo_has_gets_a_near_name(folder: Path) -> None:

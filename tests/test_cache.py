@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from hyperalign.embed.cache import (
     verify,
 )
 from hyperalign.embed.locks import Claim
+from hyperalign.embed.partial import find_stored
 
 KEY = CacheKey(
     encoder="vit-s16",
@@ -700,3 +701,10 @@ def test_a_sample_takes_over_the_shards_of_an_entry_that_was_cut_short(tmp_path:
 
     assert asked == [10, 22]
     assert np.array_equal(sample.rows[sample.at], matrix()[items])
+
+
+def test_a_record_of_more_rows_than_there_can_be_is_passed_over(tmp_path: Path) -> None:
+    part = shards.write_part(tmp_path, 0, 0, matrix(), [])
+    shards.write_record(tmp_path / "part-00000.json", asdict(replace(part, stop=2**61)))
+
+    assert find_stored(tmp_path, shards=True).rows is None

@@ -800,3 +800,8 @@ def test_the_benchmark_opens_whole() -> None:
         "test": (750, 3750),
     }
     assert dataset.splits["test"].pictures[749].size == (224, 224)
+
+
+def test_a_pattern_that_cannot_be_matched_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"cannot be matched: .*; write \*\* as a folder of its own"):
+        find_files(f"{tmp_path}/**.tar")

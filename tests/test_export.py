@@ -25,6 +25,7 @@ from hyperalign.pipeline import SearchConfig, search
 from hyperalign.use.chosen import choose_pair
 from hyperalign.use.dual import DualEncoder
 from hyperalign.use.export import export
+from hyperalign.use.folder import drafted_folder
 from hyperalign.use.joint import join_images, join_texts
 from hyperalign.use.opened import trained_on
 
@@ -542,3 +543,21 @@ def test_real_encoders_are_exported_exactly_in_every_format(tmp_path: Path) -> N
                 other: Any = SentenceTransformer(str(folder), device="cpu", trust_remote_code=True)
                 rows = other.encode(photographs, convert_to_tensor=True)
                 torch.testing.assert_close(rows, opened.encode_image(photographs), rtol=0, atol=1e-4)
+
+
+def test_what_a_killed_export_has_left_is_swept_where_open_files_cannot_be_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows."""
+    (tmp_path / ".pair.1.tmp").mkdir()
+    (tmp_path / ".pair.1.lock").touch()
+
+    def refused(path: Path, *, missing_ok: bool = False) -> None:
+        raise PermissionError(f"{path} is being used")
+
+    monkeypatch.setattr(Path, "unlink", refused)
+    with drafted_folder(tmp_path / "pair") as draft:
+        (draft / "file").touch()
+
+    assert (tmp_path / "pair" / "file").is_file()
+    assert not (tmp_path / ".pair.1.tmp").exists()

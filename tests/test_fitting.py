@@ -169,6 +169,9 @@ def test_a_want_of_memory_is_no_fault_of_the_picture(tmp_path: Path, monkeypatch
         decode(Path(names[0]).read_bytes())
     with pytest.raises(MemoryError):
         embed_pictures(encoder, whole_files(names), 0, 2, n_workers=0)
+    assert encoder.transform is not None, "it is one of pictures"
+    with pytest.raises(MemoryError):
+        feed._made(encoder.transform, Path(names[0]).read_bytes())  # of a stream
 
 
 def test_what_workers_are_given_can_be_sent_to_a_process_that_was_not_forked(tmp_path: Path) -> None:

@@ -2,16 +2,20 @@
 
 import io
 import json
+import shlex
 import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import made_up_leaderboard, made_up_ledger, made_up_result
 from made_up_grid import made_up_grid
+from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState
 from safetensors.numpy import save
 
 from hyperalign.align.residual import RESIDUAL
@@ -31,8 +35,11 @@ from hyperalign.hyperclip.rules import FilterConfig
 from hyperalign.relimit import open_run
 from hyperalign.request import from_record
 from hyperalign.run import create_run, earlier_seconds, finish_run, load_run, load_tensors, log_event, read_log
+from hyperalign.study.asked import StudyConfig
 from hyperalign.study.conduct import best_commands
 from hyperalign.study.kept import read_study
+from hyperalign.study.outcome import write_best
+from hyperalign.study.seats import WORKER, _is_lost
 from hyperalign.study.space import read_space
 from hyperalign.study.storage import open_storage, shown
 from hyperalign.use.classes import read_classes
@@ -451,6 +458,7 @@ STUDY = {"format": 1, "name": "s", "storage": "journal", "configuration": {}, "a
     [
         ({"storage": 5}, "storage must be text"),
         ({"asked": []}, "asked must be an object"),
+        ({"warm": 5}, "warm must be text"),
         ({"trials": []}, "it lacks"),
         ({"status": "gone"}, "status must be"),
     ],
@@ -471,6 +479,29 @@ def test_a_record_cannot_have_a_storage_made_elsewhere(tmp_path: Path, storage: 
     with pytest.raises(FileNotFoundError, match="where nothing is"):
         best_commands(tmp_path / "study")
     assert [path.name for path in tmp_path.iterdir()] == ["study"]
+
+
+def test_a_command_in_a_record_is_not_made_one_of_a_configuration_file(tmp_path: Path) -> None:
+    """What a user's own file says is run."""
+    trial = optuna.create_trial(
+        value=1.0, params={"learning_rate": 0.1}, distributions={"learning_rate": FloatDistribution(1e-3, 1.0)}
+    )
+    data = "pipe:touch 'a b'.tar"
+
+    said = write_best(tmp_path, trial, StudyConfig(), from_record({"data": data}))
+
+    (file,) = tmp_path.iterdir()
+    assert "pipe" not in file.read_text()
+    assert said == f"hyperalign search --config {file} --data {shlex.quote(data)}"
+
+
+def test_a_worker_of_a_name_that_leads_elsewhere_has_no_lock_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "own" / ".locks").mkdir(parents=True)
+    (tmp_path / "other.lock").write_text("precious")
+    trial = optuna.create_trial(state=TrialState.RUNNING, user_attrs={WORKER: "../../other"})
+
+    assert _is_lost(trial, tmp_path / "own", local=True)
+    assert (tmp_path / "other.lock").read_text() == "precious"
 
 
 @pytest.mark.parametrize("url", ["mysql://[::1", "postgresql://[zz]/x"])

@@ -5,13 +5,18 @@ import os
 import signal
 import socket
 import time
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 from launched import launch, words_of_search, write_mosaics
 
+from hyperalign import assist, prepare
+from hyperalign.align.canonical import CanonicalConfig
 from hyperalign.cli import main
-from hyperalign.processes import EndedError, crew
+from hyperalign.processes import Crew, EndedError, crew
+from hyperalign.request import SearchConfig
 from hyperalign.run import finished_stages, load_run, same_table
 from hyperalign.shares import cut_evenly
 
@@ -35,6 +40,32 @@ def test_more_processes_than_tasks_leave_some_without_work() -> None:
     assert cut_evenly([], 2) == [range(0, 0), range(0, 0)]
     with pytest.raises(ValueError, match="at least 1 share"):
         cut_evenly([1.0], 0)
+
+
+def test_whoever_helps_keeps_no_more_in_memory_than_the_first_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    helper = assist._Helper(SearchConfig(), Crew(rank=1, size=2), tmp_path)
+    monkeypatch.setattr(assist._Helper, "_prepare", lambda self, words: None)
+    canonical = {**asdict(CanonicalConfig()), "store_bytes": 0}
+
+    bench = helper._open({"run": str(tmp_path), "images": [], "texts": [], "pairs": [], "canonical": canonical})
+
+    assert bench.recipe.canonical.store_bytes == 0
+
+
+def test_what_a_helper_has_to_tell_of_its_embedding_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Two(Crew):
+        def order(self, words: dict[str, Any]) -> None: ...
+
+        def collect(self, own: dict[str, Any], meanwhile: Any = None) -> list[dict[str, Any]]:
+            return [own, *({"done": {"a": [2, 0.5, 1.0, [f"note {k}"]]}} for k in (1, 2))]
+
+    monkeypatch.setattr(prepare, "_tasks", lambda *_: [([], 1.0)])
+
+    found = prepare._embed_together([], Two(size=2), tmp_path, lambda stage, done, total: None, autocast=False)
+
+    assert found == {"a": (4, 1.0, 2.0, ["note 1", "note 2"])}
 
 
 def test_two_processes_make_the_table_of_one_and_speak_with_one_voice(tmp_path: Path) -> None:

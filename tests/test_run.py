@@ -4,6 +4,7 @@ import errno
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -283,6 +284,32 @@ def test_only_a_run_that_was_asked_for_the_same_and_that_nobody_writes_is_gone_o
         assert find_cut_short(tmp_path, same, inputs="d") is None
         with pytest.raises(ValueError, match="another process is at work"), at_work_on(run):
             pass
+
+
+def test_a_run_that_memory_was_short_for_is_gone_on_with(tmp_path: Path) -> None:
+    """It is likely to have been cut short, and the same command may find more memory or less."""
+    run = create_run(
+        tmp_path, label="x", configuration={"exhaustive": True, "canonical": {"rank": 9, "store_bytes": 0}}
+    )
+    log_event(run, "inputs", digest="d")
+
+    assert find_cut_short(tmp_path, {"exhaustive": None, "canonical": {"rank": 9}}, inputs="d") == run
+    assert find_cut_short(tmp_path, {"exhaustive": None, "canonical": {"rank": 8}}, inputs="d") is None
+
+
+def test_a_run_of_somebody_else_that_cannot_be_locked_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = create_run(tmp_path, label="x", configuration={"exhaustive": True})
+    log_event(theirs, "inputs", digest="d")
+    assert find_cut_short(tmp_path, {"exhaustive": True}, inputs="d") == theirs
+
+    def refused(*_: object) -> Any:
+        raise OSError("could not lock it: Permission denied")
+
+    monkeypatch.setattr("hyperalign.run.owned_now", refused)
+
+    assert find_cut_short(tmp_path, {"exhaustive": True}, inputs="d") is None
 
 
 def test_a_disk_that_is_full_is_named_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,12 @@
 """Shards that are read as they come: from a command or a store, each once and in order, and never from a record."""
 
 import io
+import json
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fsspec
@@ -14,6 +16,7 @@ from launched import write_mosaics
 from PIL import Image
 
 from hyperalign.candidates import Candidates
+from hyperalign.cli import main
 from hyperalign.embed import streams
 from hyperalign.embed.data import open_dataset
 from hyperalign.embed.feed import feed
@@ -23,6 +26,7 @@ from hyperalign.embed.tar_streams import in_order, index_stream, is_streamed
 from hyperalign.embed.zoo import load_zoos
 from hyperalign.prepare import embedding_jobs, fill_cache
 from hyperalign.request import SearchConfig, from_record
+from hyperalign.study import conduct
 
 N_SHARDS, N_EACH = 3, 30
 
@@ -239,3 +243,38 @@ def test_a_command_that_stands_in_a_record_is_not_run(tmp_path: Path) -> None:
 
     assert not mark.exists()
     assert isinstance(SearchConfig(data=Written("pipe:cat x.tar")).data, Written)
+
+
+def test_a_command_on_windows_is_left_to_its_own_shell_though_there_is_bash(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[tuple[str, dict[str, Any]]] = []
+    monkeypatch.setattr(streams, "os", SimpleNamespace(name="nt"))
+    monkeypatch.setattr("shutil.which", lambda name: "C:/Git/bin/bash.exe")
+    monkeypatch.setattr("subprocess.Popen", lambda command, **how: begun.append((command, how)))
+
+    opened: Any = streams._open("pipe:type x.tar")
+    opened._said.close()
+
+    ((command, how),) = begun
+    assert command == "type x.tar"
+    assert how["executable"] is None
+
+
+def test_a_study_of_a_command_goes_on_where_the_command_is_written_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    source = f"pipe:cat {tmp_path}/none.tar"
+    record = {"format": 1, "name": "s", "storage": "journal", "configuration": {"data": source}, "asked": {}}
+    (tmp_path / "study.json").write_text(json.dumps({**record, "inputs": "i"}))
+    (tmp_path / "study.journal").touch()
+
+    def opened(asked: Any, config: SearchConfig, *_: Any) -> None:
+        seen.append(config.data)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(conduct, "_open", opened)
+    for more in ([], ["--data", source]):
+        with pytest.raises(SystemExit):
+            main(["study", "--resume", str(tmp_path), *more])
+
+    assert [isinstance(data, Written) for data in seen] == [False, True]

@@ -178,6 +178,8 @@ def test_a_study_goes_on_with_more_trials_in_the_folder_it_is_in(world: Path, tm
 
     go_on(moved, place_in(world, tmp_path, storage=None), {"trials": 3})
 
+    with pytest.raises(ValueError, match="keeps its data, got 'scenes'"):
+        go_on(moved, place_in(world, tmp_path, storage=None), {}, data="scenes")
     again = values_of(read_study(moved))
     assert len(again) == 3
     assert {number: again[number] for number in first} == first

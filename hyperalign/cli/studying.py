@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hyperalign.cli.asking import NOT_CONFIG, configured, given, refuse_beside
+from hyperalign.cli.asking import NOT_CONFIG, configured, given, own_words, refuse_beside
 from hyperalign.cli.manners import print_json, say, show_progress, stdout
 from hyperalign.cli.options import (
     Autocast,
@@ -128,7 +128,7 @@ def study(  # noqa: PLR0913 – the signature is the list of options
             say=display.say,
         )
         if resume is not None:
-            folder = go_on(resume, place, _ends_alone(ctx))
+            folder = go_on(resume, place, _ends_alone(ctx), data=None if data is None else own_words(data))
         else:
             wanted = configured(ctx) if run is None else _of_run(ctx, run)
             folder = begin(wanted, _asked(ctx, space), place, folder=run, warm=warm_start)
@@ -166,7 +166,7 @@ def _pairs(words: list[str]) -> Mapping[str, str]:
 
 def _ends_alone(ctx: typer.Context) -> dict[str, Any]:
     """When a resumed study ends; everything else is kept."""
-    how = {"resume", "timeout", "jobs", "storage", "cache_dir", "out", "json", "config", *_ENDS}
+    how = {"resume", "timeout", "jobs", "storage", "cache_dir", "out", "json", "config", "data", *_ENDS}
     refuse_beside(ctx, how, "a resumed study keeps what it was asked for", "leave out --resume to begin anew")
     return {name: value for name, value in given(ctx).items() if name in _ENDS}
 

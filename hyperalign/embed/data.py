@@ -204,12 +204,22 @@ def find_files(source: str) -> list[Path]:
         return [path]
     paths: list[Path] = []
     for name in expand(str(path)):
-        file = Path(name)
-        found = sorted(Path(file.anchor).glob(name.removeprefix(file.anchor))) if set(name) & set("*?[") else [file]
+        found = _matching(name) if set(name) & set("*?[") else [Path(name)]
         if not any(path.is_file() for path in found):
             raise FileNotFoundError(f"there is no {name}; data is {FORMS}")
         paths += [path for path in found if path.is_file()]
     return list(dict.fromkeys(paths))
+
+
+def _matching(name: str) -> list[Path]:
+    """Files that fit a name with wildcards."""
+    anchor = Path(name).anchor
+    try:
+        return sorted(Path(anchor).glob(name.removeprefix(anchor)))
+    except (ValueError, IndexError) as error:  # as pathlib says it of `a/**.tar`
+        raise ValueError(
+            f"{name!r} cannot be matched: {error}; write ** as a folder of its own, as in a/**/*.tar"
+        ) from None
 
 
 def _in_folder(folder: Path) -> list[Path]:

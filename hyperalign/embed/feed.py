@@ -141,6 +141,8 @@ def _made(transform: Transform, data: bytes) -> "NDArray[np.uint8] | str":
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             made: NDArray[np.uint8] = transform(decode(data)).numpy()
+        except MemoryError:  # as above
+            raise
         except Exception as error:  # decoders raise OSError, SyntaxError, struct.error and more
             return _reason(error)
     return made

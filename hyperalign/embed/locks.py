@@ -78,9 +78,8 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OSError(
-            f"could not make {folder}: {error.strerror}; choose a folder that can be written to with --cache-dir"
-        ) from None
+        why = f"could not make {folder}: {error.strerror}"
+        raise OSError(f"{why}; choose a folder that can be written to with --cache-dir or --out") from None
 
 
 @contextmanager
@@ -126,5 +125,6 @@ def _acquire(lock: filelock.BaseFileLock, *, seconds: float) -> bool:
     except filelock.Timeout:
         return False
     except OSError as error:
-        raise OSError(f"could not lock {lock.lock_file}: {error.strerror}; choose another --cache-dir") from None
+        why = f"could not lock {lock.lock_file}: {error.strerror}"
+        raise OSError(f"{why}; choose another --cache-dir or --out") from None
     return True

@@ -62,12 +62,12 @@ def find_stored(folder: Path, *, shards: bool) -> Stored:
     start = 0
     for path in sorted([*folder.glob(f"{_STEM}-*.json"), *(folder.glob("part-*.json") if shards else ())]):
         part, record = read_part(path), read_record(path)
-        if part is None or record is None:
+        if part is None or record is None or part.dim != (parts[0].dim if parts else part.dim):
+            continue
+        if damage(folder, part) is not None:  # first: a record may say that there are more rows than memory can count
             continue
         own = record.get("items", None if path.name.startswith(_STEM) else [*range(part.start, part.stop)])
-        if not _is_items(own, part.stop - part.start):
-            continue
-        if damage(folder, part) is None and part.dim == (parts[0].dim if parts else part.dim):
+        if _is_items(own, part.stop - part.start):
             stop = start + part.stop - part.start
             items.append(np.array(own, dtype=np.int64))
             parts.append(replace(part, start=start, stop=stop))

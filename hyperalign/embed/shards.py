@@ -25,6 +25,7 @@ __all__ = [
     "FORMAT",
     "Part",
     "Rows",
+    "crc32_of",
     "damage",
     "read_array",
     "read_manifest",
@@ -238,7 +239,7 @@ def damage(folder: Path, part: Part) -> str | None:
         n_bytes = path.stat().st_size
         if n_bytes != part.n_bytes:
             return f"{part.file} has {n_bytes:,} bytes where {part.n_bytes:,} were written"
-        if part.crc32 is not None and _crc32(path) != part.crc32:
+        if part.crc32 is not None and crc32_of(path) != part.crc32:
             return f"{part.file} is damaged: its bytes are not those that were written"
     except FileNotFoundError:
         return f"{part.file} is missing"
@@ -355,7 +356,8 @@ def _flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _crc32(path: Path) -> int:
+def crc32_of(path: Path) -> int:
+    """Checksum of a file of any size, read piece by piece."""
     checksum = 0
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):

@@ -21,7 +21,7 @@ from typing import IO, Any, Final, Self
 
 from hyperalign.embed.samples import expand
 
-__all__ = ["Reading", "Written", "is_stream", "label", "stamp_of", "streams_of"]
+__all__ = ["Reading", "Written", "is_command", "is_stream", "label", "stamp_of", "streams_of"]
 
 TRIES: Final = 4  # of one file, all its faults together
 _PAUSE: Final = 1.0  # seconds before the second try; twice as long before each further one
@@ -37,7 +37,12 @@ class Written(str):
 
 def is_stream(source: str) -> bool:
     """Whether a source is a command or an address."""
-    return source.startswith(_COMMAND) or "://" in source
+    return is_command(source) or "://" in source
+
+
+def is_command(source: str) -> bool:
+    """Whether a source is what a command prints."""
+    return source.startswith(_COMMAND)
 
 
 def streams_of(source: str) -> list[str]:
@@ -46,7 +51,7 @@ def streams_of(source: str) -> list[str]:
     Raises:
         ValueError: If it is a command that its user did not write here.
     """
-    if source.startswith(_COMMAND) and not isinstance(source, Written):
+    if is_command(source) and not isinstance(source, Written):
         raise ValueError(
             f"a command is run only where you write it yourself, as --data of search, embed or study, or as --on of "
             f"evaluate; {source[:80]!r} comes from a record or another place, and is not run"
@@ -62,7 +67,7 @@ def label(name: str) -> str:
 
 def stamp_of(name: str) -> str:
     """What tells one state of an object from another; of a command's output nothing does."""
-    if name.startswith(_COMMAND):
+    if is_command(name):
         return "command"
     files, path = _file_system(name)
     facts = _of_store(name, lambda: files.info(path))
@@ -123,7 +128,7 @@ class Reading:
                     self._file.check()
             except FileNotFoundError:
                 raise FileNotFoundError(f"there is no {label(self.name)}; look at the address") from None
-            except (ImportError, ValueError):
+            except (ImportError, MemoryError, ValueError):
                 raise
             except Exception as error:  # every store has its own
                 self._fail(error)
@@ -152,10 +157,11 @@ class _Pipe:
     def __init__(self, command: str) -> None:
         self._said = tempfile.TemporaryFile()
         posix = os.name == "posix"
+        bash = shutil.which("bash") if posix else None  # where Windows has one, its shell is still another
         self._process = subprocess.Popen(
-            command,
+            f"set -o pipefail; {command}" if bash else command,  # a pipe's first fault counts too
             shell=True,
-            executable=shutil.which("bash") if posix else None,  # a pipe's first fault counts too
+            executable=bash,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=self._said,
@@ -188,10 +194,8 @@ class _Pipe:
 
 
 def _open(name: str) -> "_Pipe | IO[bytes]":
-    if name.startswith(_COMMAND):
-        return _Pipe(
-            f"set -o pipefail; {name.removeprefix(_COMMAND)}" if shutil.which("bash") else name[len(_COMMAND) :]
-        )
+    if is_command(name):
+        return _Pipe(name.removeprefix(_COMMAND))
     files, path = _file_system(name)
     opened: IO[bytes] = files.open(path, "rb")
     return opened

@@ -170,7 +170,14 @@ def begin(
     return _conduct(study, folder, url, asked, config, opened, place, callbacks)
 
 
-def go_on(folder: Path, place: Place, changes: Mapping[str, Any], callbacks: Sequence[Callback] = ()) -> Path:
+def go_on(
+    folder: Path,
+    place: Place,
+    changes: Mapping[str, Any],
+    callbacks: Sequence[Callback] = (),
+    *,
+    data: str | None = None,
+) -> Path:
     """Go on with a study: give back what was cut off, and do what is left.
 
     Args:
@@ -178,12 +185,16 @@ def go_on(folder: Path, place: Place, changes: Mapping[str, Any], callbacks: Seq
         place: Where and how; the storage is the one of its record, unless another URL of the same is given.
         changes: Of `trials`, `patience` and `target`: when the study ends.
         callbacks: As for `begin`.
+        data: That of its record, written anew where it is a command (see `embed.streams`).
 
     Returns:
         The folder.
     """
     record = read_study(folder)
     config, asked = _recorded(record)
+    if data is not None and data != config.data:
+        raise ValueError(f"a resumed study keeps its data, got {data!r} where it has {config.data!r}; leave it out")
+    config = replace(config, data=data or config.data)
     asked = replace(asked, **changes)
     _url_of(record, folder, place.storage)
     opened = _open(asked, config, place.cache_dir, place.progress)

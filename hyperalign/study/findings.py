@@ -76,6 +76,7 @@ class StudyRecord(TypedDict):
         configuration: Of the search.
         asked: Of the study.
         inputs: Digest of encoders and data.
+        warm: Folder of the study whose best trials were tried first.
         status: Whether it is done.
     """
 
@@ -85,6 +86,7 @@ class StudyRecord(TypedDict):
     configuration: dict[str, Any]
     asked: dict[str, Any]
     inputs: str
+    warm: NotRequired[str | None]
     status: NotRequired[Literal["running", "stopped", "finished"]]
 
 

@@ -1,9 +1,10 @@
 """What came of a study, as a plain record: what a page or a table draws, and the command that repeats a trial.
 
-`study.json` holds it beside the study. Its keys are those of `Outcome`; every list is in the order of the trials.
+`study.json` holds it beside the study. Its keys are those of `Findings`; every list is in the order of the trials.
 """
 
 import json
+import shlex
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
@@ -13,6 +14,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from hyperalign.embed.streams import is_command
 from hyperalign.embed.zoo import EncoderSpec, Limits, Range, find_encoder, load_zoos
 from hyperalign.request import SearchConfig
 from hyperalign.run import write_whole
@@ -95,6 +97,8 @@ def trial_in_words(trial: FrozenTrial, best: Sequence[FrozenTrial]) -> str:
 def write_best(folder: Path, trial: FrozenTrial, asked: StudyConfig, config: SearchConfig) -> str:
     """Write what repeats a trial beside the study, and give the command.
 
+    Data that is a command is no part of the file: whoever repeats the trial sees it and types it, see `embed.streams`.
+
     Args:
         folder: Of the study.
         trial: Which.
@@ -115,7 +119,8 @@ def write_best(folder: Path, trial: FrozenTrial, asked: StudyConfig, config: Sea
     else:
         tables = {tuned(config).table: training_of(asked, config, trial.params)}
     write_whole(path, _config_file(config, tables, f"trial {trial.number} of {folder.name}").encode())
-    return f"hyperalign search --config {path}"
+    typed = f" --data {shlex.quote(config.data)}" if is_command(config.data) else ""
+    return f"hyperalign search --config {path}{typed}"
 
 
 def _trial_record(trial: FrozenTrial) -> TrialRecord:
@@ -198,6 +203,8 @@ def _config_file(config: SearchConfig, tables: Mapping[str, Mapping[str, Any]], 
     for field in fields(config):
         value = getattr(config, field.name)
         if field.name in ("limits", "train", "baseline", "baseline_both", "canonical", "exhaustive", "max_minutes"):
+            continue
+        if field.name == "data" and is_command(value):
             continue
         if value is not None and (value != getattr(plain, field.name) or field.name in ("zoo", "data", "seed")):
             lines.append(f"{words.get(field.name, field.name)} = {_toml(_joined(field.name, value))}")

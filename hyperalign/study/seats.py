@@ -163,9 +163,10 @@ def _is_lost(trial: FrozenTrial, folder: Path, *, local: bool) -> bool:
         begun = trial.datetime_start
         return local or (begun is not None and datetime.now() - begun > timedelta(seconds=GRACE))
     lock = folder / ".locks" / f"{worker}.lock"
-    if not lock.exists():
+    if lock.name != f"{worker}.lock" or not lock.exists():  # a storage is others' word: no file elsewhere is touched
         return local  # else of a worker of another folder, whose heart is listened to
     with owned_now(folder, worker) as ours:
-        if ours:
-            lock.unlink(missing_ok=True)
-        return ours
+        pass
+    if ours:
+        lock.unlink(missing_ok=True)  # not while it is held, which Windows refuses
+    return ours

@@ -132,7 +132,8 @@ def _sweep(folder: Path) -> None:
         with owned_file(lock) as ours:
             if ours:
                 shutil.rmtree(lock.with_suffix(".tmp"), ignore_errors=True)
-                lock.unlink(missing_ok=True)
+                with suppress(OSError):  # Windows keeps a file that is open, and removes this one when it is let go
+                    lock.unlink(missing_ok=True)
 
 
 def refuse_full(folder: Path) -> None:

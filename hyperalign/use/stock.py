@@ -125,5 +125,5 @@ def _are_places(items: Any, n_rows: int) -> bool:
     """Whether a record says of each row where its picture lies, below the folders that were named."""
     if misfit(items, list[tuple[int, str, str, str]]) is not None or len(items) != n_rows:
         return False
-    names = [name for _, name, member, _ in items for name in (name, member)]
-    return not any(PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts for name in names)
+    paths = [kind(name) for _, *both, _ in items for name in both for kind in (PurePosixPath, Path)]
+    return not any(path.is_absolute() or path.drive or ".." in path.parts for path in paths)  # Windows has drives too
