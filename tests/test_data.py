@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from hyperalign.embed.data import Dataset, Split, open_dataset, open_label_set, surviving, take
+from hyperalign.embed.data import Dataset, Split, find_files, open_dataset, open_label_set, surviving, take
 from hyperalign.embed.pictures import Blocks
 from hyperalign.embed.samples import captions_in, clean, expand, splits_in_names
 from hyperalign.embed.splits import digest_of
