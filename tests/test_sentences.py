@@ -116,11 +116,6 @@ def test_the_cost_of_a_caption_is_that_of_sixteen_tokens(text_folder: Path) -> N
         ({"checkpoint": "empty"}, ValueError, "empty cannot be read as a sentence-transformer"),
         ({"checkpoint": "static", "pooling": "cls"}, ValueError, "pools no tokens"),
         ({"checkpoint": "bert", "pooling": "middle"}, ValueError, "Invalid pooling mode: 'middle'"),
-        (
-            {"checkpoint": "bert", "kwargs": {"trust_remote_code": True}},
-            ValueError,
-            "no code .* is ever run",
-        ),
     ],
 )
 def test_a_faulty_text_encoder_is_said_in_one_sentence(

@@ -2,8 +2,8 @@
 
 Every test here does a harm for real and says in numbers what it did: `tally.add("kill -9 during embed", done=100,
 survived=100)`. `pytest -m trust` runs them all and writes reports/trust.json and reports/trust.md; a part of them
-(`pytest -m trust -k kill`) replaces its own rows and leaves the others. Most tests have a small sibling without the
-marker, which the daily suite runs.
+(`pytest -m trust -k kill`) replaces its own rows and leaves the others. Most tests have a small sibling: of hostile
+input and of several processes in the daily suite, of kills and broken disks behind `slow`, for they take a minute.
 """
 
 import json
