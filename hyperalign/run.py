@@ -406,7 +406,7 @@ def find_finished(out: Path) -> Path:
     finished = [path.parent for path in out.glob("*/result.json") if read_result(path.parent)["status"] == "finished"]
     if not finished:
         raise FileNotFoundError(f"no finished run in {out}; search first, or give its folder with --run")
-    return max(finished, key=lambda run: (read_result(run)["started"], run.name))
+    return max(finished, key=lambda run: (read_result(run).get("started", ""), run.name))
 
 
 def find_unfinished(out: Path, *, pid: int) -> Path | None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from hyperalign.config import build
 from hyperalign.embed.networks import PictureInput, first_line, misfit, picture_transform
+from hyperalign.embed.plain import parse_json
 from hyperalign.embed.zoo import EncoderSpec
 from hyperalign.hyperclip.architectures import build_encoder, picture_of
 from hyperalign.hyperclip.hypernetwork import HyperConfig
@@ -198,7 +199,7 @@ def _read_record(folder: Path) -> ModelRecord:
     if not path.is_file():
         raise FileNotFoundError(f"no model in {folder}: it has no {_RECORD}; give a folder that `adapt` has written")
     try:
-        words = json.loads(path.read_text(encoding="utf-8"))
+        words = parse_json(path.read_bytes())
         if not isinstance(words, dict) or words.pop("format", None) != _FORMAT:
             raise ValueError(f"it is not of format {_FORMAT}")
         return build(ModelRecord, words)

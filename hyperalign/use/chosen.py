@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from hyperalign.embed.identity import identity, pin
+from hyperalign.embed.plain import first_line
 from hyperalign.embed.zoo import EncoderSpec, find_encoder, load_zoos
 from hyperalign.record import CEILING
 from hyperalign.run import Run, load_run, load_tensors, read_log
@@ -66,13 +68,15 @@ def choose_pair(
     found = load_run(run)
     rows = _rows_of(found, method)
     row = _find_row(found, rows, pair)
-    joint = _find_joint(found, rows, row)
+    with _undamaged(run):
+        joint = _find_joint(found, rows, row)
     known = load_zoos(zoo) if zoo else _own_zoos(found)
     autocast = bool(found.result["configuration"].get("autocast", False))
     image, text = (_unchanged(found, known, row[side], autocast) for side in ("image_encoder", "text_encoder"))
     scale = None
     if row["method"] == "hypernet" and (run / "kept.safetensors").is_file():
-        scale = float(load_tensors(run / "kept.safetensors")["logit_scale"][0])
+        with _undamaged(run):
+            scale = float(load_tensors(run / "kept.safetensors")["logit_scale"][0])
     return Chosen(run=found, row=row, image=image, text=text, joint=joint, autocast=autocast, logit_scale=scale)
 
 
@@ -104,6 +108,15 @@ def _find_row(run: Run, rows: pd.DataFrame, pair: str | int | None) -> dict[str,
         hint = f"; did you mean {', '.join(near)}?" if near else "; a pair is IMAGE+TEXT or its position in the table"
         raise KeyError(f"{run.path} has no pair {word!r}{hint}")
     return _plain(rows, names.index(word))
+
+
+@contextmanager
+def _undamaged(run: Path) -> Iterator[None]:
+    """Say of a record that does not hold together that it is damaged."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{run} is damaged: its records do not fit together ({first_line(error)})") from None
 
 
 def _plain(rows: pd.DataFrame, number: int) -> dict[str, Any]:
@@ -168,10 +181,11 @@ def _own_zoos(run: Run) -> tuple[EncoderSpec, ...]:
 
 def _unchanged(run: Run, known: Sequence[EncoderSpec], name: str, autocast: bool) -> EncoderSpec:
     """An encoder as it is declared now, which must be what the run has seen; its facts and commit are the run's."""
-    record = next(one for one in run.result["encoders"] if one["name"] == name)
     spec = find_encoder(known, name)
-    facts = {key: record[key] for key in ("embed_dim", "n_params", "gflops", "license")}
-    spec = replace(spec, **facts, revision=spec.revision or record["revision"])
+    with _undamaged(run.path):
+        record = {one["name"]: one for one in run.result["encoders"]}[name]
+        facts = {key: record[key] for key in ("embed_dim", "n_params", "gflops", "license")}
+        spec = replace(spec, **facts, revision=spec.revision or record["revision"])
     if spec.loader == "rows":
         raise ValueError(
             f"encoder {name!r} is a file of ready embeddings and embeds nothing new, so no model can be made of it; "

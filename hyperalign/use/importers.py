@@ -254,6 +254,8 @@ def _read_table(path: Path) -> _Pairs:
         image, caption, split = find_columns(list(row), f"{path}, line {number},")
         if not isinstance(row[caption], str) or not isinstance(row[image], str):
             raise ValueError(f"{path}, line {number}: beside embeddings a row has one picture and one caption")
+        if "\0" in row[image]:
+            raise ValueError(f"{path}, line {number}: no file can have the name {row[image]!r}")
         pairs.pictures.append(str((folder / row[image].strip()).resolve()))
         pairs.captions.append(clean(row[caption]))
         pairs.splits.append(str(row[split]) if split is not None and row[split] else None)
