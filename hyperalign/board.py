@@ -176,7 +176,7 @@ class _Opened(Sequence[NDArray[np.float32]]):
         return len(self.tables)
 
     def __getitem__(self, k: Any) -> Any:
-        give_back()  # small tables of every width leave holes: 90 MB in place of 240 over 20 encoders
+        give_back()  # small tables of every width leave holes
         return to_float(self.tables[k][self.items]).nan_to_num(0.0, 0.0, 0.0).numpy()
 
 
