@@ -6,6 +6,7 @@ that was asked for something else is refused before anything is written.
 
 import os
 import sqlite3
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from hyperalign import __version__
 from hyperalign.embed.locks import owned
+from hyperalign.embed.plain import first_line
 from hyperalign.study.kept import FORMAT, check_mark
 from hyperalign.study.seats import GRACE, give_back
 
@@ -102,8 +104,9 @@ def open_storage(url: str, folder: Path) -> optuna.storages.BaseStorage:
             f"no driver for {shown(url)} is installed; for PostgreSQL `pip install 'hyperalign[postgresql]'`"
         ) from None
     except Exception as error:  # of any database
-        why = str(error).split("\n")[0]
-        raise OSError(f"the study's storage {shown(url)} cannot be opened ({type(error).__name__}: {why})") from None
+        said = f"{type(error).__name__}: {first_line(error)}"
+        why = said if local is None else _unwritable(local.parent) or said
+        raise OSError(f"the study's storage {shown(url)} cannot be opened ({why})") from None
 
 
 def create_study(
@@ -178,6 +181,15 @@ def dashboard_words(url: str) -> str:
 def local_file(url: str) -> Path | None:
     """The file of a journal or a SQLite URL; None for a database elsewhere."""
     return Path(url.removeprefix("journal:")) if url.startswith("journal:") else _file_of(url)
+
+
+def _unwritable(folder: Path) -> str | None:
+    """Why nothing can be written there, in the system's words, which SQLite keeps to itself; None where it can."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return None
+    except OSError as error:
+        return error.strerror
 
 
 def _with_driver(url: str) -> str:
