@@ -431,7 +431,7 @@ def spoiled(run: Path, tmp_path: Path) -> Path:
         ("hyperalign.json", '{"format": 99, "written_by": "hyperalign 7.0"}', "written by a newer release"),
         ("hyperalign.json", "{", "cannot be read as JSON"),
         ("hyperalign.json", "[]", "it has no format"),
-        ("hyperalign.json", '{"format": 1}', "lacks 'connector'"),
+        ("hyperalign.json", '{"format": 1}', "lacks pair, image, text, connector"),
         ("connector.safetensors", "no tensors", "cannot be read"),
     ],
 )

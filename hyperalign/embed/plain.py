@@ -89,10 +89,10 @@ def _fits(value: Any, kind: type) -> bool:
 def _misfit_of_keys(value: Any, kind: Any, where: str) -> str | None:
     if not isinstance(value, dict):
         return _said(where, "an object", value)
-    missing = sorted(kind.__required_keys__ - value.keys())
-    if missing:
-        return f"{where} lacks {missing[0]!r}"
     hints = _hints(kind)
+    missing = [key for key in hints if key in kind.__required_keys__ and key not in value]
+    if missing:
+        return f"{where} lacks {', '.join(missing)}"
     faults = (misfit(item, hints[key], _below(where, key)) for key, item in value.items() if key in hints)
     return next((fault for fault in faults if fault), None)
 
