@@ -29,7 +29,7 @@ from hyperalign.ledger import Line
 from hyperalign.machine import give_back, peak_bytes
 from hyperalign.packing import join, pack, restrict, unpack
 from hyperalign.rank.metrics import recall
-from hyperalign.run import load_stage, log_event, save_stage
+from hyperalign.run import finished_stages, load_stage, log_event, save_stage
 from hyperalign.scoring import (
     each_retrieval,
     first_captions,
@@ -430,7 +430,8 @@ def _solve_baseline(method: Method, bench: Workbench) -> _Made:
 
 def _train_parts(parts: Sequence[Part], bench: Workbench, stage: str) -> _Made:
     """Every part trained, or read back where this or another process has kept it."""
-    if left := [part for part in parts if load_stage(bench.run, part.name) is None]:
+    finished = finished_stages(bench.run)
+    if left := [part for part in parts if part.name not in finished]:
         bench.share(left)
     made, done, total = [], 0, sum(len(part.pairs) for part in parts)
     for part in parts:
