@@ -429,9 +429,14 @@ def _read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
             raise ValueError(f"its columns are not {', '.join(columns)}")
         cells = dict(zip(head, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(head, ())
         cells = {name: cells.get(name, ("",) * len(rows)) for name in columns}  # an old run knows less
-        return pd.DataFrame({name: cells[name] if name in WORD_COLUMNS else _numbers(cells[name]) for name in columns})
+        return pd.DataFrame({name: (_words if name in WORD_COLUMNS else _numbers)(cells[name]) for name in columns})
     except (ValueError, csv.Error) as error:
         raise ValueError(f"{path} cannot be read as a table ({error}); the run must be made again") from None
+
+
+def _words(cells: Sequence[str]) -> "pd.Series[str]":
+    """Text, also where there is none: a column without rows would count as numbers."""
+    return pd.Series(cells, dtype=str)
 
 
 def _numbers(cells: Sequence[str]) -> "pd.Series[Any]":

@@ -35,6 +35,7 @@ from hyperalign.hyperclip.rules import FilterConfig
 from hyperalign.relimit import open_run
 from hyperalign.request import from_record
 from hyperalign.run import create_run, earlier_seconds, finish_run, load_run, load_tensors, log_event, read_log
+from hyperalign.show.view import draw_board
 from hyperalign.study.asked import StudyConfig
 from hyperalign.study.conduct import best_commands
 from hyperalign.study.kept import read_study
@@ -363,7 +364,7 @@ def run(tmp_path: Path) -> Path:
         ({"configuration": 5}, "configuration must be an object"),
         ({"status": "done"}, "status must be 'running' or 'finished'"),
         ({"answer": "x"}, "answer must be a list"),
-        ({"ratios": [{"setting": "x"}]}, "ratios[0] lacks 'baseline'"),
+        ({"ratios": [{"setting": "x"}]}, "ratios[0] lacks baseline"),
         ({"totals": {"search_flops": "1"}}, "totals.search_flops must be a whole number"),
         ({"encoders": [{"name": 5, "modality": "image", "loader": "timm"}]}, "encoders[0].name must be text"),
         ({"hardware": {"memory_bytes": {}}}, "hardware.memory_bytes must be a whole number"),
@@ -386,6 +387,13 @@ def test_a_leaderboard_without_places_is_refused(run: Path) -> None:
 
     with pytest.raises(ValueError, match="position must be whole numbers"):
         load_run(run)
+
+
+def test_a_leaderboard_that_lost_all_its_rows_is_drawn_without_any(run: Path) -> None:
+    head = (run / "leaderboard.csv").read_text().splitlines()[0]
+    (run / "leaderboard.csv").write_text(head + "\n")
+
+    assert draw_board(load_run(run)).rows == ()
 
 
 def test_lines_of_a_log_that_nobody_here_has_written_are_passed_over(run: Path) -> None:

@@ -66,6 +66,14 @@ def test_read_only_hits_are_read() -> None:
     assert bootstrap(contributions).score.tolist() == [100]
 
 
+@pytest.mark.parametrize("stranger", [-1, 2])
+def test_a_caption_of_no_picture_is_refused(stranger: int) -> None:
+    t2i, i2t = np.ones((1, 3), np.float32), np.ones((1, 2), np.float32)
+
+    with pytest.raises(ValueError, match=f"must belong to one of 2 images, got {min(0, stranger)} to"):
+        per_image(t2i, i2t, np.array([0, 0, stranger]))
+
+
 def test_resamples_agree_with_drawing_images_one_by_one() -> None:
     rng = np.random.default_rng(3)
     owner = np.sort(rng.integers(0, 8, 20))

@@ -130,6 +130,18 @@ def test_a_faulty_text_encoder_is_said_in_one_sentence(
     assert "\n" not in str(caught.value)
 
 
+def test_code_that_comes_with_a_text_encoder_is_refused_where_it_is_declared(text_folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"no code .* is ever run"):
+        EncoderSpec(
+            name="words",
+            modality="text",
+            loader="sentence-transformers",
+            checkpoint="bert",
+            folder=text_folder,
+            kwargs={"trust_remote_code": True},
+        )
+
+
 def test_a_caption_that_is_no_text_is_refused(text_folder: Path) -> None:
     encoder = load_encoder(words(text_folder, "static"), device="cpu")
 

@@ -81,6 +81,8 @@ def per_image(t2i: NDArray[np.float32], i2t: NDArray[np.float32], owner: NDArray
     n_pairs, n_images = i2t.shape
     if t2i.shape != (n_pairs, len(owner)):
         raise ValueError(f"t2i must hold {n_pairs} pairs by {len(owner)} captions, got {t2i.shape}")
+    if len(owner) and not 0 <= owner.min() <= owner.max() < n_images:
+        raise ValueError(f"captions must belong to one of {n_images} images, got {owner.min()} to {owner.max()}")
     hits = torch.zeros(2, n_images, n_pairs)
     hits[0].index_add_(0, torch.tensor(owner), _tensor(t2i).float().T)
     hits[1] = _tensor(i2t).T

@@ -168,8 +168,9 @@ def _kept_connectors(run: Path) -> Iterator[dict[str, Any]]:
 
 def _own_zoos(run: Run) -> tuple[EncoderSpec, ...]:
     """The encoders of the run's zoos, those it has adopted from included."""
-    adopted = [source for record in run.result.get("adopted", []) for source in record["zoo"]]
-    names = list(dict.fromkeys([*run.result["configuration"]["zoo"], *adopted]))
+    with _undamaged(run.path):
+        adopted = [source for record in run.result.get("adopted", []) for source in record["zoo"]]
+        names = list(dict.fromkeys([*run.result["configuration"]["zoo"], *adopted]))
     try:
         return load_zoos(names)
     except FileNotFoundError as error:
