@@ -49,7 +49,6 @@ class PromotionConfig:
             with everyone.
         final_share: The same for all that is left to embed after the last rung.
         free_share: An encoder that costs less than this share of everything does not leave.
-        ridge_pictures: Training pictures below which the ridge of the closed form grows as their inverse.
         least_pictures: Training pictures below which a search does without promotion.
         least_flops: FLOPs of embedding everything with everyone below which it does, too.
     """
@@ -61,7 +60,6 @@ class PromotionConfig:
     rung_share: float = 0.02
     final_share: float = 0.01
     free_share: float = 0.001
-    ridge_pictures: int = 5_000
     least_pictures: int = 2_000
     least_flops: float = 1e13
 

@@ -152,17 +152,9 @@ def judge(
     val: Grid,
     pairs: Sequence[PairIndex],
     canonical: CanonicalConfig,
-    config: PromotionConfig = PROMOTION,
 ) -> Judged:
-    """Make the connectors of some pairs in closed form on one grid and score them on another.
-
-    The ridge that suits thousands of pictures is too weak for hundreds. On 1,024 of the bench's training pictures ten
-    times the ridge takes the mean score of the seven best pairs from 10.9 to 14.2 and its rank correlation with the
-    order after all pictures from 0.89 to 0.95; on 256 thirty times takes them from 3.9 to 8.1 and 0.66 to 0.80.
-    """
+    """Make the connectors of some pairs in closed form on one grid and score them on another."""
     start = time.perf_counter()
-    factor = max(1.0, config.ridge_pictures / train.n_images)
-    canonical = replace(canonical, image_ridge=factor * canonical.image_ridge, text_ridge=factor * canonical.text_ridge)
     solution = restrict(solve_closed_form(build_canonical_grid(train, canonical)), pairs)
     made = time.perf_counter()
     found = retrieval(solution, val, ks=(1,))
@@ -223,7 +215,7 @@ def promote(  # noqa: PLR0913 - a search, and how its samples are judged
             for split, pictures in wanted
         ]
         lines.append(_embedding_line(name, encoders, own, booked, time.perf_counter() - start))
-        found = judge(grids[0], grids[1], chosen.pair_indices(), canonical, config)
+        found = judge(grids[0], grids[1], chosen.pair_indices(), canonical)
         words, peak = f"{name}: {pairs_in_words(len(pairs))}", peak_bytes()
         lines.append(Line("set-up", label, f"{words} in closed form", found.setup_flops, found.setup_seconds, peak))
         lines.append(Line("validation", label, words, found.scoring_flops, found.scoring_seconds, peak))

@@ -244,15 +244,31 @@ def test_samples_are_drawn_the_same_again_and_leave_the_global_generator_alone()
 # what does not matter
 
 
-@pytest.mark.parametrize(("image_ridge", "text_ridge"), [(0.3, 0.03), (0.03, 0.3)])
-def test_each_side_has_a_ridge_of_its_own(image_ridge: float, text_ridge: float) -> None:
-    """A pair of one feature each: coordinates have variance 1/(1 + λ)."""
+@pytest.mark.parametrize("n_images", [50, 100])
+@pytest.mark.parametrize(("image_ridge", "text_ridge"), [(15.0, 1.5), (1.5, 15.0)])
+def test_each_side_has_a_ridge_of_its_own(n_images: int, image_ridge: float, text_ridge: float) -> None:
+    """A pair of one feature each: coordinates have variance 1/(1 + λ), and λ = κ/n."""
     config = CanonicalConfig(rank=1, normalise=False, image_power=0, image_ridge=image_ridge, text_ridge=text_ridge)
 
-    canonical = build_canonical_grid(plant(50, image_dims=(1,), text_dims=(1,)), config)
+    canonical = build_canonical_grid(plant(n_images, image_dims=(1,), text_dims=(1,)), config)
 
     for side, ridge in ((canonical.images[0], image_ridge), (canonical.texts[0], text_ridge)):
-        assert float(side[0:50].square().mean()) == pytest.approx(1 / (1 + ridge), rel=1e-4)
+        variance = float(side[0:n_images].square().mean())
+        assert variance == pytest.approx(1 / (1 + ridge / n_images), rel=1e-4)
+
+
+@pytest.mark.parametrize("max_features", [0, 3])
+def test_a_ridge_grows_with_the_features_that_are_used(max_features: int) -> None:
+    config = CanonicalConfig(image_ridge=10.0, text_ridge=5.0, normalise=False, max_features=max_features)
+    grid = plant(50, image_dims=(4,), text_dims=(3,))
+
+    image, text = build_canonical_grid(grid, config).whitenings
+
+    for whitening, rows, ridge in ((image, grid.images[0], 10.0), (text, grid.texts[0], 5.0)):
+        covariance = np.cov(rows[:][:, whitening.features].T, bias=True)
+        share = ridge * len(whitening.features) / 50
+        expected = covariance + share * covariance.diagonal().mean() * np.eye(len(covariance))
+        np.testing.assert_allclose((whitening.root @ whitening.root.mT).numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,9 @@ class CanonicalConfig:
     Attributes:
         rank: Coordinates kept, R: those that the other side predicts best. An encoder narrower than R keeps all.
         image_power: p, how much a predictable image direction counts more than another: its weight is σ^p.
-        image_ridge: λ of image encoders, the share of the mean variance that is added to each.
-        text_ridge: λ of text encoders.
+        image_ridge: κ of image encoders. λ = κF/n of the mean variance is added to each of F features, for the
+            covariance of n pictures is the noisier the wider it is and the fewer they are.
+        text_ridge: κ of text encoders; n is pictures here too, for captions of one picture are alike.
         normalise: Whether rows are made unit vectors first.
         max_features: Of a wider encoder, only so many features of largest variance are used; 0 for all.
         targets_per_rank: Directions are found from so many times R coordinates of the other side, where that is
@@ -39,8 +40,8 @@ class CanonicalConfig:
 
     rank: int = 80
     image_power: float = 0.5
-    image_ridge: float = 0.3
-    text_ridge: float = 0.02
+    image_ridge: float = 6.0
+    text_ridge: float = 0.3
     normalise: bool = True
     max_features: int = 512
     targets_per_rank: float = 1.6

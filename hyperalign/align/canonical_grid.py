@@ -5,7 +5,8 @@ connector without a gradient step. Three things make it better and cheaper than 
 in reports/LOG.md). Each encoder keeps the R directions that the other side predicts best: the strongest left singular
 vectors of its cross-product with all encoders of the other side at once, so that no R×R product is made before it is
 narrow. Image coordinates are weighted by σ^p, the strength of the prediction, so that what no caption can tell does
-not drown what captions do tell. And the two sides have ridges of their own.
+not drown what captions do tell. And each encoder has a ridge of its own, by its side, its width and how much there is
+to learn from.
 
 Everything goes through the pictures in blocks: beside the connectors, N·M·R², nothing grows with them.
 """
@@ -27,7 +28,7 @@ from hyperalign.align.canonical import (
 )
 from hyperalign.align.directions import directions_flops, find_directions
 from hyperalign.align.grid import CaptionMeans, Grid, check_pictures
-from hyperalign.align.moments import find_caption_moments, find_moments, moment_rows
+from hyperalign.align.moments import Moments, find_caption_moments, find_moments, moment_rows
 from hyperalign.align.sides import Captions, KeptRows, Pictures, Side, picture_blocks
 from hyperalign.align.targets import (
     TargetShapes,
@@ -223,17 +224,24 @@ def _sides(
     for rows, ok, given in zip(grid.images, grid.image_ok, known[:n_img], strict=True):
         if given is None:
             moments = find_moments(rows, ok, normalise=normalise, max_features=features)
-            given = find_whitening(moments, ridge=config.image_ridge, normalise=normalise)
+            ridge = _ridge(config.image_ridge, moments, int(ok.sum()))
+            given = find_whitening(moments, ridge=ridge, normalise=normalise)
         images.append(Pictures(rows, ok, given))
     texts: list[Side] = []
     for rows, ok, given in zip(grid.texts, grid.text_ok, known[n_img:], strict=True):
         if given is None:
             moments = find_caption_moments(rows, ok, grid.owner, normalise=normalise, max_features=features)
-            given = find_whitening(moments, ridge=config.text_ridge, normalise=normalise)
+            ridge = _ridge(config.text_ridge, moments, len(np.unique(grid.owner[ok])))
+            given = find_whitening(moments, ridge=ridge, normalise=normalise)
         texts.append(Captions(rows, ok, given, grid.owner))
     if keep:
         return [KeptRows(side, grid.n_images) for side in images], [KeptRows(side, grid.n_images) for side in texts]
     return images, texts
+
+
+def _ridge(kappa: float, moments: Moments, n_pictures: int) -> float:
+    """λ = κF/n of F features and n pictures that have a usable row."""
+    return kappa * len(moments.mean) / max(1, n_pictures)
 
 
 class _Found(NamedTuple):
