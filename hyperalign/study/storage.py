@@ -39,6 +39,7 @@ __all__ = [
 
 MARK = "hyperalign"
 _FIRST = b'{"op_code":'  # of a journal
+_DATABASE_BYTES = 2**18  # of one without trials, and its journal
 HEARTBEAT = 20  # seconds; of databases, where a worker's lock cannot be seen
 
 
@@ -184,9 +185,10 @@ def local_file(url: str) -> Path | None:
 
 
 def _unwritable(folder: Path) -> str | None:
-    """Why nothing can be written there, in the system's words, which SQLite keeps to itself; None where it can."""
+    """Why no database can be written there, in the system's words, which SQLite keeps to itself; None where one can."""
     try:
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+            file.write(bytes(_DATABASE_BYTES))
             return None
     except OSError as error:
         return error.strerror
