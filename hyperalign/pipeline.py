@@ -184,7 +184,8 @@ def _search(  # noqa: PLR0913 - as above
         resume = find_cut_short(out, asdict(config), inputs=digest_inputs(asked.jobs))
         if resume is not None:
             spent = _take_up(resume, held)
-            config = replace(from_record(read_result(resume)["configuration"]), data=config.data)
+            was = from_record(read_result(resume)["configuration"])
+            config = replace(was, zoo=config.zoo, data=config.data, ceiling=config.ceiling)  # the same in his own words
             say(f"going on with {resume}, which was asked for the same and cut short")
     config, staying, ladder, lines = _promote(asked, config, cache_dir, progress, crew)
     prepared, embedding = prepare_rows(staying, config, cache_dir, progress, crew)

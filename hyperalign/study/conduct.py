@@ -19,8 +19,10 @@ import optuna
 
 from hyperalign import __version__
 from hyperalign.config import build
+from hyperalign.embed.consent import Written, is_own, trusting
+from hyperalign.embed.factories import hold_factory
 from hyperalign.embed.locks import owned_now
-from hyperalign.embed.streams import Written
+from hyperalign.embed.zoo import load_zoos
 from hyperalign.machine import find_commits, find_hardware, find_versions
 from hyperalign.pipeline import ask, digest_inputs, prepare_rows
 from hyperalign.record import to_json
@@ -274,6 +276,9 @@ def best_commands(folder: Path, storage: str | None = None) -> list[tuple[str, s
     with quiet():
         study = load_study(open_storage(_url_of(record, folder, storage), folder), record["name"])
         best = best_trials(study)
+    for spec in load_zoos(config.zoo):
+        if spec.loader == "python":
+            hold_factory(spec)  # whoever types the command that is given names what it runs
     if not best:
         raise ValueError(f"no trial of {folder} is finished and within the limits; go on with --resume {folder}")
     return [(trial_in_words(trial, []), write_best(folder, trial, asked, config)) for trial in best]
@@ -302,6 +307,7 @@ def _conduct(  # noqa: PLR0913 - a study, and how it is done
                 work(bench, opened.task, [*callbacks, teller.after])
             else:
                 words = {"folder": str(folder), "cache_dir": str(place.cache_dir), "url": url, "deadline": deadline}
+                words["own"] = all(map(is_own, config.zoo))
                 together(_serve, words, place.jobs, teller.watch)
         finally:
             with without_others(folder):
@@ -322,7 +328,7 @@ def _warmed(task: Task, warm: Path, say: Say) -> Task:
     return task._replace(first=[*task.first, *(one for one in fitting if one not in task.first)])
 
 
-def _serve(*, folder: str, cache_dir: str, url: str, deadline: float | None) -> None:
+def _serve(*, folder: str, cache_dir: str, url: str, deadline: float | None, own: bool) -> None:
     """One of several processes of a study."""
 
     def silent(stage: str, done: int, total: int) -> None: ...
@@ -331,8 +337,8 @@ def _serve(*, folder: str, cache_dir: str, url: str, deadline: float | None) -> 
     record = read_study(path)
     config, asked = _recorded(record)
     config = replace(config, data=Written(config.data))  # whoever started this process was allowed to open it
-    opened = _open(asked, config, Path(cache_dir), silent)
-    with quiet():
+    with trusting(own), quiet():
+        opened = _open(asked, config, Path(cache_dir), silent)
         study = load_study(open_storage(url, path), record["name"])
         study.pruner = make_pruner(asked, opened.steps)
         work(Bench(study, path, asked, _is_local(url, path), deadline), opened.task)
