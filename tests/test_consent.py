@@ -228,6 +228,19 @@ def test_an_address_of_this_machine_is_read() -> None:
     assert streams_of("file:///x.tar") == ["file:///x.tar"]
 
 
+@pytest.mark.parametrize("words", [["--resume"], ["--best"]])
+def test_a_database_that_a_record_names_is_not_opened_unasked(
+    stranger: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    place = "postgresql://me@host.invalid/db"
+    record = json.loads((stranger / "of-a-study" / "study.json").read_text())
+    record["configuration"]["zoo"] = ["embedded"]
+    (stranger / "of-a-study" / "study.json").write_text(json.dumps({**record, "storage": place}))
+
+    assert _said("study", *words, stranger / "of-a-study") == 2
+    assert f"are kept in {place}, which its record names and you did not" in capsys.readouterr().err
+
+
 def test_trust_runs_no_command_of_a_record(stranger: Path) -> None:
     with trusting(), pytest.raises(ValueError, match="a command is run only where you write it"):
         streams_of("pipe:touch x")

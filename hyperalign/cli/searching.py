@@ -321,7 +321,7 @@ def _run_adoption(ctx: typer.Context, name: str | None, run: Path | None) -> Non
     if other or options["dry_run"]:
         words = ", ".join(f"--{one.replace('_', '-')}" for one in other) or "--dry-run"
         raise ValueError(f"an adopted encoder is searched as its run was, got {words} too; give --zoo alone beside")
-    folder = run or find_finished(options["out"])
+    folder = run or find_finished(options["out"], say=say)
     with show_progress() as display:
         path = adopt(
             name,

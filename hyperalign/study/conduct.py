@@ -10,6 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ import optuna
 
 from hyperalign import __version__
 from hyperalign.config import build
-from hyperalign.embed.consent import Written, is_own, trusting
+from hyperalign.embed.consent import UntrustedError, Written, allowed, is_own, trusting
 from hyperalign.embed.factories import hold_factory
 from hyperalign.embed.locks import owned_now
 from hyperalign.embed.zoo import load_zoos
@@ -141,6 +142,7 @@ def begin(
     folder = folder or create_folder(place.out, label=f"study-{Path(config.data).stem or config.data}")
     try:
         url = settle_storage(place.storage, folder, jobs=place.jobs)
+        _hold_place(Written(shown(url)), folder)
         with quiet():
             study = create_study(
                 open_storage(url, folder),
@@ -241,7 +243,7 @@ def _find_cut_short(place: Place, asked_for: Mapping[str, Any], folder: Path | N
         other = path.parent
         try:
             record = read_study(other)
-        except ValueError:
+        except (ValueError, OSError):
             continue
         stored = place.storage is None or record["storage"] == _place_words(
             settle_storage(place.storage, other, jobs=place.jobs), other
@@ -259,9 +261,10 @@ def _find_cut_short(place: Place, asked_for: Mapping[str, Any], folder: Path | N
 def find_study(out: Path, *, pid: int) -> Path | None:
     """The newest study under `out` that process `pid` has begun, or gone on with, and not finished."""
     for path in sorted(out.glob(f"*/{RECORD}"), key=lambda path: path.stat().st_mtime, reverse=True):
-        begun = any(line.get("pid") == pid for line in read_log(path.parent))
-        if begun and read_study(path.parent).get("status") != "finished":
-            return path.parent
+        with suppress(ValueError, OSError):  # a study that cannot be read is not gone on with
+            begun = any(line.get("pid") == pid for line in read_log(path.parent))
+            if begun and read_study(path.parent).get("status") != "finished":
+                return path.parent
     return None
 
 
@@ -446,7 +449,12 @@ def _recorded(record: Mapping[str, Any]) -> tuple[SearchConfig, StudyConfig]:
 
 
 def _url_of(record: Mapping[str, Any], folder: Path, storage: str | None) -> str:
-    """Where a study is kept; a password is in no record and must be given again."""
+    """Where a study is kept; a password is in no record and must be given again.
+
+    Raises:
+        FileNotFoundError: If it was a file, and is gone.
+        ValueError: If another place is given, or it is elsewhere and the user does not know it.
+    """
     url = settle_storage(record["storage"], folder, jobs=1)
     file = local_file(url)
     if file is not None and not file.is_file():
@@ -455,10 +463,25 @@ def _url_of(record: Mapping[str, Any], folder: Path, storage: str | None) -> str
         given = settle_storage(storage, folder, jobs=1)
         if shown(given) != url:
             raise ValueError(f"the study is kept in {url}, got {shown(given)}; leave out --storage")
+        _hold_place(Written(url), folder)
         return given
+    _hold_place(url, folder)
     if ":***@" in url:
         raise ValueError(f"the study is kept in {url}, whose password is in no record; give the whole URL as --storage")
     return url
+
+
+def _hold_place(url: str, folder: Path) -> None:
+    """Open no database elsewhere because a record says so.
+
+    Raises:
+        UntrustedError: If its user has neither named it nor kept a study there before.
+    """
+    if not (_is_local(url, folder) or allowed(url, "storage", str(url))):
+        raise UntrustedError(
+            f"the trials of {folder} are kept in {url}, which its record names and you did not; if you know it, "
+            "give it as --storage"
+        )
 
 
 def _is_local(url: str, folder: Path) -> bool:
