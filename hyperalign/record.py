@@ -232,6 +232,8 @@ class LogLine(TypedDict, total=False):
     time: str
     pid: int
     name: str
+    into: str
+    zoo: list[str]
     digest: str
     stage: str
     step: int

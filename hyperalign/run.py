@@ -13,6 +13,7 @@ writes a run holds a lock in its folder that goes with the process: one cut shor
 import csv
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -199,11 +200,18 @@ def resume_run(run: Path) -> Result:
     """Note that this process goes on with an unfinished run, and return what was asked.
 
     Raises:
-        ValueError: If the run is finished.
+        ValueError: If the run is finished, or an encoder was to be adopted there.
     """
     result = read_result(run)
     if result["status"] == "finished":
         raise ValueError(f"{run} is finished, there is nothing to go on with; `hyperalign rerun {run}` repeats it")
+    for line in read_log(run):
+        if line["event"] == "adopting" and {"name", "into"} <= {*line}:
+            zoos = [word for one in line.get("zoo", []) for word in ("--zoo", one)]
+            command = shlex.join(["hyperalign", "search", "--add", line["name"], "--run", line["into"], *zoos])
+            raise ValueError(
+                f"{run} is an adoption that was cut short and no search; `{command}` does it again on what is embedded"
+            )
     for draft in (*run.glob(".*.tmp"), *run.glob("stages/.*.tmp")):
         draft.unlink(missing_ok=True)  # of a process that was killed
     log_event(run, "resumed", pid=os.getpid())
