@@ -226,7 +226,7 @@ def open_runs(folder: Path) -> Case:
 
 def _evil_zoo(world: Path) -> bytes:
     """A zoo whose image encoders, called as those of the world, are built by code that leaves a file behind."""
-    (world / "evil.py").write_text("from pathlib import Path\nPath('../ran').touch()\n")
+    (world / "evil.py").write_text("from pathlib import Path\n\ndef run():\n    Path('../ran').touch()\n")
     tables = (world / "zoo.toml").read_text().split("\n\n")
     own = "loader = 'python'\nfactory = 'evil.py:run'\ninput_size = 8\nmean = [0, 0, 0]\nstd = [1, 1, 1]"
     images = ["\n".join([*table.splitlines()[:3], own]) for table in tables if "'image'" in table]
