@@ -120,7 +120,7 @@ def adopt(  # noqa: PLR0913 - what is adopted into what, and where things lie
     folder = create_run(
         out, label=f"{Path(config.data).stem} with {name}", configuration=earlier.run.result["configuration"]
     )
-    log_event(folder, "adopting", name=name, into=str(run), zoo=list(zoo))
+    log_event(folder, "adopting", name=name, into=str(run))
     bench = Workbench(
         prepared,
         beside.pair_indices(),

@@ -146,8 +146,9 @@ def search(
     source = Written(data) if isinstance(data, str | Path) else str(write_frame(data, cache / ".frames"))
     zoos = [zoo] if isinstance(zoo, str | Path) else list(zoo)
     ceiling = words.pop("ceiling", None) or ()
+    ceiling = ceiling.split(",") if isinstance(ceiling, str) else ceiling
     given = {name: _typed(name, value) for name, value in words.items() if value is not None}
-    own = {"zoo": zoos, "ceiling": [ceiling] if isinstance(ceiling, str | Path) else list(ceiling)}
+    own = {"zoo": zoos, "ceiling": [ceiling] if isinstance(ceiling, Path) else list(ceiling)}
     marked = {name: tuple(Written(one) for one in names) for name, names in own.items()}
     config = from_record(place_words({**given, "data": source, **marked}))
     with on_stderr(quiet=quiet) as display:

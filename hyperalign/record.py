@@ -233,7 +233,6 @@ class LogLine(TypedDict, total=False):
     pid: int
     name: str
     into: str
-    zoo: list[str]
     digest: str
     stage: str
     step: int

@@ -207,10 +207,10 @@ def resume_run(run: Path) -> Result:
         raise ValueError(f"{run} is finished, there is nothing to go on with; `hyperalign rerun {run}` repeats it")
     for line in read_log(run):
         if line["event"] == "adopting" and {"name", "into"} <= {*line}:
-            zoos = [word for one in line.get("zoo", []) for word in ("--zoo", one)]
-            command = shlex.join(["hyperalign", "search", "--add", line["name"], "--run", line["into"], *zoos])
-            raise ValueError(
-                f"{run} is an adoption that was cut short and no search; `{command}` does it again on what is embedded"
+            command = shlex.join(["hyperalign", "search", "--add", line["name"], "--run", line["into"]])
+            raise ValueError(  # no zoo is named: a log may be anyone's, and its code would run for whoever types it
+                f"{run} is an adoption that was cut short and no search; `{command}`, with its --zoo if it had one, "
+                "does it again on what is embedded"
             )
     for draft in (*run.glob(".*.tmp"), *run.glob("stages/.*.tmp")):
         draft.unlink(missing_ok=True)  # of a process that was killed

@@ -281,10 +281,10 @@ def test_an_adoption_cut_short_is_not_gone_on_with_as_a_search(
 ) -> None:
     run = searched(folder, "words")
     where = ["--cache-dir", str(folder / "cache"), "--out", str(folder / "reports")]
-    words = ["search", "--add", "wide", "--run", str(run.path), "--zoo", str(folder / "wide.toml")]
+    words = ["search", "--add", "wide", "--run", str(run.path)]
     monkeypatch.setattr("hyperalign.adopt.solve_newcomer", _stop)
     with pytest.raises(SystemExit):
-        cli.main([*words, *where])
+        cli.main([*words, "--zoo", str(folder / "wide.toml"), *where])
     (cut,) = {*(folder / "reports").iterdir()} - {run.path}
     before = {path.name: path.read_bytes() for path in cut.iterdir() if path.is_file()}
 
@@ -292,7 +292,7 @@ def test_an_adoption_cut_short_is_not_gone_on_with_as_a_search(
         cli.main(["search", "--resume", str(cut), *where])
 
     assert status.value.code == 2
-    assert f"`hyperalign {shlex.join(words)}` does it again" in capsys.readouterr().err
+    assert f"`hyperalign {shlex.join(words)}`, with its --zoo if it had one, does it again" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in cut.iterdir() if path.is_file()} == before
 
 

@@ -228,6 +228,18 @@ def test_an_address_of_this_machine_is_read() -> None:
     assert streams_of("file:///x.tar") == ["file:///x.tar"]
 
 
+def test_no_address_of_a_strangers_study_becomes_the_users_own(
+    stranger: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = json.loads((stranger / "of-a-study" / "study.json").read_text())
+    record["configuration"] |= {"zoo": ["embedded"], "data": "s3://b/x.tar"}
+    (stranger / "of-a-study" / "study.json").write_text(json.dumps(record))
+
+    assert _said("study", "--best", stranger / "of-a-study") == 2
+    assert "would be fetched from 's3://b/x.tar', which a record names" in capsys.readouterr().err
+    assert not list((stranger / "of-a-study").glob("trial-*.toml"))
+
+
 @pytest.mark.parametrize("words", [["--resume"], ["--best"]])
 def test_a_database_that_a_record_names_is_not_opened_unasked(
     stranger: Path, capsys: pytest.CaptureFixture[str], words: list[str]

@@ -23,7 +23,8 @@ from hyperalign.config import build
 from hyperalign.embed.consent import UntrustedError, Written, allowed, is_own, trusting
 from hyperalign.embed.factories import hold_factory
 from hyperalign.embed.locks import owned_now
-from hyperalign.embed.zoo import load_zoos
+from hyperalign.embed.streams import is_command, is_stream, streams_of
+from hyperalign.embed.zoo import load_zoo
 from hyperalign.machine import find_commits, find_hardware, find_versions
 from hyperalign.pipeline import ask, digest_inputs, prepare_rows
 from hyperalign.record import to_json
@@ -272,16 +273,14 @@ def best_commands(folder: Path, storage: str | None = None) -> list[tuple[str, s
     """What repeats the best trial, or each of the Pareto front: the trial in words, and the command.
 
     Raises:
-        ValueError: If no trial within the limits is finished yet.
+        ValueError: If no trial within the limits is finished yet, or what it takes is not trusted.
     """
     record = read_study(folder)
     config, asked = _recorded(record)
     with quiet():
         study = load_study(open_storage(_url_of(record, folder, storage), folder), record["name"])
         best = best_trials(study)
-    for spec in load_zoos(config.zoo):
-        if spec.loader == "python":
-            hold_factory(spec)  # whoever types the command that is given names what it runs
+    _hold_words(config)
     if not best:
         raise ValueError(f"no trial of {folder} is finished and within the limits; go on with --resume {folder}")
     return [(trial_in_words(trial, []), write_best(folder, trial, asked, config)) for trial in best]
@@ -469,6 +468,19 @@ def _url_of(record: Mapping[str, Any], folder: Path, storage: str | None) -> str
     if ":***@" in url:
         raise ValueError(f"the study is kept in {url}, whose password is in no record; give the whole URL as --storage")
     return url
+
+
+def _hold_words(config: SearchConfig) -> None:
+    """Write nothing into a configuration file that would run or fetch what its user does not know: it is his then.
+
+    Raises:
+        UntrustedError: If a factory or an address is neither named by him nor known to him.
+    """
+    for spec in (spec for zoo in (*config.zoo, *config.ceiling) for spec in load_zoo(zoo)):
+        if spec.loader == "python":
+            hold_factory(spec)
+    if is_stream(config.data) and not is_command(config.data):  # a command is no part of the file
+        streams_of(config.data)
 
 
 def _hold_place(url: str, folder: Path) -> None:
