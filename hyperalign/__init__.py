@@ -5,8 +5,10 @@ The map, in the order in which data meets the modules; a line of code may import
     ledger     what a search costs: FLOPs from shapes, seconds, bytes
     machine    versions, hardware, commits and speed of where a result was made
     embed      pictures and captions become rows on disk
+        consent         what the user has said himself, and what may therefore be run
         zoo             encoders as data: what is declared, what a limit lets through
         plain           JSON that anyone may have written, and the types it should have
+        factories       functions of a user's own files, run where he has named or knows them
         world           what a scene of the embedded data set is, and how one is drawn
         captions        a scene becomes sentences
         paint           a scene becomes pixels

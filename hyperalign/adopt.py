@@ -120,6 +120,7 @@ def adopt(  # noqa: PLR0913 - what is adopted into what, and where things lie
     folder = create_run(
         out, label=f"{Path(config.data).stem} with {name}", configuration=earlier.run.result["configuration"]
     )
+    log_event(folder, "adopting", name=name, into=str(run))
     bench = Workbench(
         prepared,
         beside.pair_indices(),
@@ -160,7 +161,8 @@ def _open_earlier(
     if name in {record["name"] for record in encoders}:
         raise ValueError(f"encoder {name!r} is in {path} already; its pairs are in the table")
     before = [source for record in run.result.get("adopted", []) for source in record["zoo"]]
-    own = list(dict.fromkeys([*config.zoo, *before]))
+    given = {source: source for source in zoo}  # one of the run's that is given too is of the user's own words
+    own = [given.get(source, source) for source in dict.fromkeys([*config.zoo, *before])]
     added = [source for source in zoo if source not in own]
     known = load_zoos([*own, *added])
     if not added and name not in {one.name for one in known}:

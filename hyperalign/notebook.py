@@ -16,8 +16,8 @@ import pandas as pd
 
 from hyperalign import pipeline
 from hyperalign.config import place_words
+from hyperalign.embed.consent import Written
 from hyperalign.embed.frames import Frame, write_frame
-from hyperalign.embed.streams import Written
 from hyperalign.request import from_record
 from hyperalign.run import Run, load_run
 from hyperalign.show.page import write_page
@@ -70,10 +70,15 @@ class SearchResult:
         return row.rename(f"{row['image_encoder']}+{row['text_encoder']}")
 
     def model(
-        self, pair: str | int | None = None, *, method: str | None = None, device: str | None = None
+        self,
+        pair: str | int | None = None,
+        *,
+        method: str | None = None,
+        device: str | None = None,
+        trust_code: bool = False,
     ) -> DualEncoder:
         """A pair as a model: the winner, or any by its name or position."""
-        return open_pair(self.path, pair, method=method, device=device)
+        return open_pair(self.path, pair, method=method, device=device, trust_code=trust_code)
 
     def export(self, to: str | Path, pair: str | int | None = None, **options: Any) -> Path:
         """Write a pair as a folder that runs by itself; the winner, or any by its name or position.
@@ -81,7 +86,7 @@ class SearchResult:
         Args:
             to: Folder to write; must not be there, or be empty.
             pair: `IMAGE+TEXT`, or its position in the table.
-            options: `method`, `with_weights`, `format` and `zoo` of `hyperalign.export`.
+            options: `method`, `with_weights`, `format`, `zoo` and `trust_code` of `hyperalign.export`.
         """
         return export(self.path, to, pair, **options)
 
@@ -140,8 +145,12 @@ def search(
     runs = Path(out or os.environ.get("HYPERALIGN_REPORTS") or "reports")
     source = Written(data) if isinstance(data, str | Path) else str(write_frame(data, cache / ".frames"))
     zoos = [zoo] if isinstance(zoo, str | Path) else list(zoo)
+    ceiling = words.pop("ceiling", None) or ()
+    ceiling = ceiling.split(",") if isinstance(ceiling, str) else ceiling
     given = {name: _typed(name, value) for name, value in words.items() if value is not None}
-    config = from_record(place_words({**given, "data": source, "zoo": tuple(map(str, zoos))}))
+    own = {"zoo": zoos, "ceiling": [ceiling] if isinstance(ceiling, Path) else list(ceiling)}
+    marked = {name: tuple(Written(one) for one in names) for name, names in own.items()}
+    config = from_record(place_words({**given, "data": source, **marked}))
     with on_stderr(quiet=quiet) as display:
         path = pipeline.search(config, cache_dir=cache, out=runs, progress=display.progress, say=display.say)
     write_page(load_run(path))

@@ -184,7 +184,8 @@ def _search(  # noqa: PLR0913 - as above
         resume = find_cut_short(out, asdict(config), inputs=digest_inputs(asked.jobs))
         if resume is not None:
             spent = _take_up(resume, held)
-            config = replace(from_record(read_result(resume)["configuration"]), data=config.data)
+            was = from_record(read_result(resume)["configuration"])
+            config = replace(was, zoo=config.zoo, data=config.data, ceiling=config.ceiling)  # the same in his own words
             say(f"going on with {resume}, which was asked for the same and cut short")
     config, staying, ladder, lines = _promote(asked, config, cache_dir, progress, crew)
     prepared, embedding = prepare_rows(staying, config, cache_dir, progress, crew)
@@ -196,7 +197,7 @@ def _search(  # noqa: PLR0913 - as above
     else:
         run = resume
     _hold_to_inputs(run, asked.jobs)
-    lines = _embedding_lines(run, [*lines, *embedding])
+    lines, prepared = _with_earlier(run, [*lines, *embedding], prepared)
 
     deadline = None if config.max_minutes is None else begin + 60 * config.max_minutes
     bench = Workbench(
@@ -430,15 +431,17 @@ def _hold_to_inputs(run: Path, jobs: Sequence[Job]) -> None:
         )
 
 
-def _embedding_lines(run: Path, lines: Sequence[Line]) -> list[Line]:
-    """Lines of the embedding, those of an earlier part of the run first."""
+def _with_earlier(run: Path, lines: Sequence[Line], prepared: Prepared) -> tuple[list[Line], Prepared]:
+    """Lines of the embedding, and rows with its notes, those of an earlier part of the run first."""
     kept = load_stage(run, "embedding")
     if kept is not None:
         earlier = [Line(**line) for line in kept.record["lines"]]
         again = [line if line.stage == "embedding" else line._replace(stage="failed and repeated") for line in lines]
-        return [*earlier, *(line for line in again if line.flops or line.seconds)]
-    save_stage(run, "embedding", tensors={}, record={"lines": [line._asdict() for line in lines]})
-    return list(lines)
+        notes = list(dict.fromkeys([*kept.record.get("notes", []), *prepared.notes]))
+        return [*earlier, *(line for line in again if line.flops or line.seconds)], replace(prepared, notes=notes)
+    record = {"lines": [line._asdict() for line in lines], "notes": prepared.notes}
+    save_stage(run, "embedding", tensors={}, record=record)
+    return list(lines), prepared
 
 
 def with_latencies(candidates: Candidates, cache_dir: Path) -> Candidates:

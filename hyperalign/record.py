@@ -232,6 +232,7 @@ class LogLine(TypedDict, total=False):
     time: str
     pid: int
     name: str
+    into: str
     digest: str
     stage: str
     step: int

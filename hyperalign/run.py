@@ -13,8 +13,9 @@ writes a run holds a lock in its folder that goes with the process: one cut shor
 import csv
 import os
 import re
+import shlex
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -168,7 +169,7 @@ def find_cut_short(out: Path, configuration: Mapping[str, Any], *, inputs: str) 
     for path in sorted(out.glob("*/result.json"), reverse=True):
         try:
             result: Mapping[str, Any] = read_result(path.parent)
-        except ValueError:
+        except (ValueError, OSError):
             continue
         if any(result.get(name) != value for name, value in same.items()):
             continue
@@ -199,11 +200,18 @@ def resume_run(run: Path) -> Result:
     """Note that this process goes on with an unfinished run, and return what was asked.
 
     Raises:
-        ValueError: If the run is finished.
+        ValueError: If the run is finished, or an encoder was to be adopted there.
     """
     result = read_result(run)
     if result["status"] == "finished":
         raise ValueError(f"{run} is finished, there is nothing to go on with; `hyperalign rerun {run}` repeats it")
+    for line in read_log(run):
+        if line["event"] == "adopting" and {"name", "into"} <= {*line}:
+            command = shlex.join(["hyperalign", "search", "--add", line["name"], "--run", line["into"]])
+            raise ValueError(  # no zoo is named: a log may be anyone's, and its code would run for whoever types it
+                f"{run} is an adoption that was cut short and no search; `{command}`, with its --zoo if it had one, "
+                "does it again on what is embedded"
+            )
     for draft in (*run.glob(".*.tmp"), *run.glob("stages/.*.tmp")):
         draft.unlink(missing_ok=True)  # of a process that was killed
     log_event(run, "resumed", pid=os.getpid())
@@ -397,24 +405,37 @@ def load_tensors(path: Path) -> dict[str, NDArray[Any]]:
         raise ValueError(f"{path} is damaged ({first_line(error)}); it must be made again") from None
 
 
-def find_finished(out: Path) -> Path:
+def find_finished(out: Path, *, say: Callable[[str], None] = lambda sentence: None) -> Path:
     """The newest finished run under `out`.
+
+    Args:
+        out: Folder of all runs.
+        say: Told of each run that cannot be read; it is passed over.
 
     Raises:
         FileNotFoundError: If there is none.
     """
-    finished = [path.parent for path in out.glob("*/result.json") if read_result(path.parent)["status"] == "finished"]
+    finished: list[tuple[str, str]] = []
+    for path in sorted(out.glob("*/result.json")):
+        try:
+            result = read_result(path.parent)
+        except (ValueError, OSError) as error:
+            say(f"note: {path.parent} is passed over: {error}")
+            continue
+        if result["status"] == "finished":
+            finished.append((result.get("started", ""), path.parent.name))
     if not finished:
         raise FileNotFoundError(f"no finished run in {out}; search first, or give its folder with --run")
-    return max(finished, key=lambda run: (read_result(run).get("started", ""), run.name))
+    return out / max(finished)[1]
 
 
 def find_unfinished(out: Path, *, pid: int) -> Path | None:
     """The newest run under `out` that process `pid` has begun, or gone on with, and not finished."""
     for result in sorted(out.glob("*/result.json"), key=lambda path: path.stat().st_mtime, reverse=True):
         run = result.parent
-        if any(line.get("pid") == pid for line in read_log(run)) and read_result(run)["status"] != "finished":
-            return run
+        with suppress(ValueError, OSError):  # a run that cannot be read is not gone on with
+            if any(line.get("pid") == pid for line in read_log(run)) and read_result(run)["status"] != "finished":
+                return run
     return None
 
 

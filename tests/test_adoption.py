@@ -1,5 +1,7 @@
 """An encoder adopted into a finished run: near a full search for its own pairs, and nothing else is touched."""
 
+import os
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,16 @@ from hyperalign.align.solution import Kept
 from hyperalign.embed.zoo import Limits
 from hyperalign.packing import pack_kept, unpack_kept
 from hyperalign.relimit import open_run
-from hyperalign.run import Run, find_finished, load_run, load_tensors, read_log, read_result, write_result
+from hyperalign.run import (
+    Run,
+    find_finished,
+    find_unfinished,
+    load_run,
+    load_tensors,
+    read_log,
+    read_result,
+    write_result,
+)
 from hyperalign.use.chosen import choose_pair
 
 CONFIG = replace(RESIDUAL, n_steps=240, batch_size=16)
@@ -230,6 +241,17 @@ def test_the_newest_finished_run_is_found(folder: Path) -> None:
     assert find_finished(folder / "reports") == run.path
 
 
+def test_a_run_that_cannot_be_read_is_passed_over_with_a_note(folder: Path) -> None:
+    run, said = searched(folder, "words"), list[str]()
+    for name, text in (("2", '{"name"'), ("1", "[]"), ("9", "\0")):
+        (folder / "reports" / name).mkdir()
+        (folder / "reports" / name / "result.json").write_text(text)
+
+    assert find_finished(folder / "reports", say=said.append) == run.path
+    assert find_unfinished(folder / "reports", pid=os.getpid()) is None
+    assert [sentence.split()[1] for sentence in said] == [str(folder / "reports" / name) for name in "129"]
+
+
 def test_the_command_adopts_into_the_newest_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = searched(folder, "words")
     where = ["--cache-dir", str(folder / "cache"), "--out", str(folder / "reports")]
@@ -252,6 +274,30 @@ def test_the_command_adopts_into_the_newest_run(folder: Path, capsys: pytest.Cap
             cli.main(wrong)
         assert status.value.code == 2
         assert sentence in capsys.readouterr().err
+
+
+def test_an_adoption_cut_short_is_not_gone_on_with_as_a_search(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = searched(folder, "words")
+    where = ["--cache-dir", str(folder / "cache"), "--out", str(folder / "reports")]
+    words = ["search", "--add", "wide", "--run", str(run.path)]
+    monkeypatch.setattr("hyperalign.adopt.solve_newcomer", _stop)
+    with pytest.raises(SystemExit):
+        cli.main([*words, "--zoo", str(folder / "wide.toml"), *where])
+    (cut,) = {*(folder / "reports").iterdir()} - {run.path}
+    before = {path.name: path.read_bytes() for path in cut.iterdir() if path.is_file()}
+
+    with pytest.raises(SystemExit) as status:
+        cli.main(["search", "--resume", str(cut), *where])
+
+    assert status.value.code == 2
+    assert f"`hyperalign {shlex.join(words)}`, with its --zoo if it had one, does it again" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in cut.iterdir() if path.is_file()} == before
+
+
+def _stop(*_: Any) -> None:
+    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("side", ["image", "text"])

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from hyperalign.embed import networks
+from hyperalign.embed.consent import Written
 from hyperalign.embed.encoders import Encoder, embed_captions, embed_pictures, load_encoder, measure_latency, open_rows
 from hyperalign.embed.zoo import EncoderSpec, load_zoo
 
@@ -93,9 +94,8 @@ def local(folder: Path, **changes: Any) -> EncoderSpec:
 def python(folder: Path, function: str, **changes: Any) -> EncoderSpec:
     (folder / "factory.py").write_text(CODE)
     given: dict[str, Any] = {"input_size": 8, "mean": (0, 0, 0), "std": (1, 1, 1), **changes}
-    return EncoderSpec(
-        name="own", modality="image", loader="python", factory=f"factory.py:{function}", folder=folder, **given
-    )
+    words = Written(f"factory.py:{function}")
+    return EncoderSpec(name="own", modality="image", loader="python", factory=words, folder=folder, **given)
 
 
 def test_bytes_normalised_on_the_device_equal_timms_own_preprocessing(checkpoint: Path) -> None:

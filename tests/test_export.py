@@ -18,6 +18,7 @@ from small_zoo import small_search, write_world
 import hyperalign
 from hyperalign.cli import main
 from hyperalign.embed.cache import find_entries, open_folder
+from hyperalign.embed.consent import Written
 from hyperalign.embed.data import open_dataset
 from hyperalign.embed.encoders import embed_captions, embed_pictures
 from hyperalign.embed.zoo import Limits, Range, load_zoo
@@ -78,7 +79,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
             tables.append("[[encoder]]\n" + "\n".join(f"{key} = {_toml(value)}" for key, value in facts.items()))
     (folder / "zoo.toml").write_text("\n\n".join(tables))
     config = SearchConfig(
-        zoo=(str(folder / "zoo.toml"),),
+        zoo=(Written(folder / "zoo.toml"),),
         limit=60,
         methods=("hypernet", "ape"),
         sides="text",

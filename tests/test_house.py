@@ -214,7 +214,20 @@ MUST_SAY = {  # by the end of what is called, what must stand in the call
 }
 MAY_NOT_SAY = ("trust_remote_code=True", "weights_only=False", "allow_pickle=True", "shell=True")
 RUNS_A_COMMAND = "embed.streams"  # that the user has typed; one that a record holds is refused
-RUNS_A_FACTORY = "embed.networks"  # of a zoo that the user named, or of a folder that was trusted by name
+RUNS_A_FACTORY = "embed.factories"  # of a zoo that the user named, or where he trusts who did
+SAYS_WHAT_IS_THE_USERS = {  # who may mark words as the user's own, or trust what a record names, by whose word
+    "cli.asking": "what was typed, or stands in a configuration file that was named",
+    "cli.options": "--trust-code",
+    "notebook": "what a program calls `search` with",
+    "embed.zoo": "factories of a zoo that is named in the user's words",
+    "use.chosen": "zoos that are given beside a run",
+    "use.dual": "trust_code of `open_pair`",
+    "use.export": "trust_code of `export`",
+    "use.folder": "trust_code of `load`",
+    "use.picture_module": "trust_remote_code of sentence-transformers",
+    "use.weights": "a copy of a factory that has just been run",
+    "study.conduct": "helpers of a process that was allowed to",
+}
 
 
 @pytest.mark.parametrize("path", CODE, ids=name_of)
@@ -229,6 +242,26 @@ def test_nothing_is_unpickled_and_no_code_is_run_from_data(path: Path) -> None:
         assert not forbidden & {*words}, ast.unparse(call)
         for end, word in MUST_SAY.items():
             assert not f".{name}".endswith(f".{end}") or word in words, ast.unparse(call)
+
+
+@pytest.mark.parametrize("path", CODE, ids=name_of)
+def test_words_are_marked_as_the_users_where_they_come_from_him_alone(path: Path) -> None:
+    called = {node.func for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)}
+    named = {ast.unparse(one).split(".")[-1] for one in called} | {"Written"} & passed_on(path)
+
+    assert not named & {"Written", "trusted", "trusting"} or name_of(path) in SAYS_WHAT_IS_THE_USERS
+
+
+def passed_on(path: Path) -> set[str]:
+    """Names that are handed to a call, as in `map(Written, names)`."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
+    return {
+        word.id
+        for call in calls
+        if ast.unparse(call.func) != "isinstance"
+        for word in call.args
+        if isinstance(word, ast.Name)
+    }
 
 
 @pytest.mark.parametrize("name", ["embedded", "hub", "hyperclip"])

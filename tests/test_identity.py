@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from hyperalign.embed import networks
 from hyperalign.embed.identity import facts, identity, pin, settle, weights_digest
-from hyperalign.embed.zoo import EncoderSpec, Facts
+from hyperalign.embed.zoo import EncoderSpec, Facts, trusted
 
 FACTS: dict[str, Any] = {"embed_dim": 4, "n_params": 9, "gflops": 0.5}
 PICTURE: dict[str, Any] = {"input_size": 8, "mean": (0, 0, 0), "std": (1, 1, 1), "interpolation": "box", "crop_pct": 1}
@@ -67,7 +67,7 @@ def of_python(folder: Path, **changes: Any) -> EncoderSpec:
     (folder / "other.py").write_text(CODE)
     save_file({"linear.weight": torch.ones(4, 3)}, folder / "weights.safetensors")
     given = {"factory": "factory.py:mean", **PICTURE, **changes}
-    return EncoderSpec(name="e", modality="image", loader="python", folder=folder, **given)
+    return trusted(EncoderSpec(name="e", modality="image", loader="python", folder=folder, **given))
 
 
 def cases() -> list[Any]:
@@ -244,9 +244,10 @@ def test_a_warm_start_imports_no_heavy_library(tmp_path: Path) -> None:
         "input_size = 8\nmean = [0, 0, 0]\nstd = [1, 1, 1]\n"
     )
     code = (
-        "import sys; from pathlib import Path; from hyperalign.embed.zoo import load_zoo;"
+        "import sys; from pathlib import Path; from hyperalign.embed.consent import Written;"
+        "from hyperalign.embed.zoo import load_zoo;"
         "from hyperalign.embed.identity import identity, settle;"
-        f"zoo, memory = load_zoo({str(zoo / 'zoo.toml')!r}), Path({str(tmp_path / 'cache')!r});"
+        f"zoo, memory = load_zoo(Written({str(zoo / 'zoo.toml')!r})), Path({str(tmp_path / 'cache')!r});"
         "print([settle(s, memory=memory) for s in zoo], [identity(s, memory=memory) for s in zoo]);"
         "print([m for m in ('torch', 'timm', 'sentence_transformers', 'transformers') if m in sys.modules])"
     )

@@ -443,10 +443,31 @@ def test_a_search_that_is_stopped_anywhere_goes_on_to_the_same_table(
     columns = ["method", "stage", "flops"]
     assert mine.ledger[columns].equals(theirs.ledger[columns])
     assert mine.result["totals"] == theirs.result["totals"]
+    assert mine.result["notes"] == theirs.result["notes"]
     kept = [line["name"] for line in read_log(run) if line["event"] == "stage"]
     assert kept[: len(before)] == before
     assert len(kept) == len(set(kept))  # nothing was made twice
     assert counter.counts == {"pairs": 12 if changes is EVERYTHING else 3, "networks": 1}
+
+
+def test_what_was_told_of_the_embedding_stands_in_the_record_of_a_run_gone_on_with(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, out = small_config(shared), str(tmp_path / "reports")
+    with monkeypatch.context() as patch:
+        patch.setattr("hyperalign.pipeline.note_near_duplicates", lambda *_, **__: ["batches were halved"])
+        patch.setattr("hyperalign.pipeline.solve", _stopped)
+        with pytest.raises(KeyboardInterrupt):
+            small_search(shared, config=config, out=out)
+
+    run = small_search(shared, config=config, out=out)
+
+    assert [path.parent for path in (tmp_path / "reports").glob("*/result.json")] == [run]
+    assert "batches were halved" in read_result(run)["notes"]
+
+
+def _stopped(*_: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def test_a_run_whose_rows_have_changed_does_not_go_on(shared: Path, tmp_path: Path) -> None:

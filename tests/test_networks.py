@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hyperalign.embed import encoders, networks
+from hyperalign.embed.consent import Written
 from hyperalign.embed.encoders import load_encoder
 from hyperalign.embed.zoo import EncoderSpec
 
@@ -72,9 +73,8 @@ def local(folder: Path, **changes: Any) -> EncoderSpec:
 def python(folder: Path, function: str, **changes: Any) -> EncoderSpec:
     (folder / "factory.py").write_text(CODE)
     given: dict[str, Any] = {"input_size": 8, "mean": (0, 0, 0), "std": (1, 1, 1), **changes}
-    return EncoderSpec(
-        name="own", modality="image", loader="python", factory=f"factory.py:{function}", folder=folder, **given
-    )
+    words = Written(f"factory.py:{function}")
+    return EncoderSpec(name="own", modality="image", loader="python", factory=words, folder=folder, **given)
 
 
 def test_a_checkpoint_with_another_number_of_classes_gives_its_networks_embedding(

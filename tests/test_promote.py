@@ -15,6 +15,7 @@ from PIL import Image
 from rich.console import Console
 
 from hyperalign.embed.cache import CacheKey, Sample, fill, fill_some, find_entries, is_whole, n_missing, open_entry
+from hyperalign.embed.consent import Written
 from hyperalign.embed.upkeep import verify
 from hyperalign.ladder import Encoders, Items, Ladder, Prices, PromotionConfig, climb
 from hyperalign.ledger import SEARCH_STAGES
@@ -295,7 +296,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config(folder: Path, **changes: Any) -> SearchConfig:
     return replace(
         SearchConfig(
-            zoo=(str(folder / "zoo.toml"),),
+            zoo=(Written(folder / "zoo.toml"),),
             data=str(folder / "pairs.csv"),
             train={"n_steps": 10, "batch_size": 32, "pairs_per_step": 2},
         ),

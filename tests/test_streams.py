@@ -18,10 +18,11 @@ from PIL import Image
 from hyperalign.candidates import Candidates
 from hyperalign.cli import main
 from hyperalign.embed import streams
+from hyperalign.embed.consent import Written
 from hyperalign.embed.data import open_dataset
 from hyperalign.embed.feed import feed
 from hyperalign.embed.networks import PictureInput
-from hyperalign.embed.streams import Reading, Written, is_stream, label, streams_of
+from hyperalign.embed.streams import Reading, is_stream, label, streams_of
 from hyperalign.embed.tar_streams import in_order, index_stream, is_streamed
 from hyperalign.embed.zoo import load_zoos
 from hyperalign.prepare import embedding_jobs, fill_cache
@@ -85,7 +86,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 
 def test_braces_stand_for_shards_in_addresses_and_commands() -> None:
-    assert streams_of("s3://b/{00..02}.tar") == ["s3://b/00.tar", "s3://b/01.tar", "s3://b/02.tar"]
+    assert streams_of(Written("s3://b/{00..02}.tar")) == ["s3://b/00.tar", "s3://b/01.tar", "s3://b/02.tar"]
     assert streams_of(Written("pipe:cat {a,b}.tar")) == ["pipe:cat a.tar", "pipe:cat b.tar"]
     assert is_stream("memory://x.tar")
     assert not is_stream("pictures/{0..3}.tar")
@@ -126,7 +127,7 @@ def test_every_part_is_embedded_while_each_shard_is_read_once_and_in_order(
     shards: Path, opened: Counter[str], tmp_path: Path
 ) -> None:
     zoo = write_mosaics(tmp_path / "zoo", 10) / "zoo.toml"
-    images = tuple(spec for spec in load_zoos([str(zoo)]) if spec.name == "wide")
+    images = tuple(spec for spec in load_zoos([Written(zoo)]) if spec.name == "wide")
     candidates = Candidates(images=images, texts=(), pairs=(), latencies={}, counts=())
     rows = {}
     for source in (str(shards), "memory:///world/{00..02}.tar"):

@@ -7,7 +7,20 @@ import typer
 
 from hyperalign.cli.asking import given
 from hyperalign.cli.manners import print_json, say, show_progress, stdout
-from hyperalign.cli.options import TRAINING, CacheDir, Config, Data, Json, Limit, Out, PeakRate, Seed, Steps, Text
+from hyperalign.cli.options import (
+    TRAINING,
+    CacheDir,
+    Config,
+    Data,
+    Json,
+    Limit,
+    Out,
+    PeakRate,
+    Seed,
+    Steps,
+    Text,
+    TrustCode,
+)
 from hyperalign.cli.tabling import TABLE_OPTIONS, print_tables, recorded
 
 __all__ = ["adapt", "specialise"]
@@ -116,6 +129,7 @@ def adapt(  # noqa: PLR0913 – the signature is the list of options
     overhead_batch: Annotated[
         int | None, typer.Option(min=2, help="Pictures in a timed step.", rich_help_panel=_PAPER)
     ] = None,
+    trust_code: TrustCode = False,
     json: Json = False,
 ) -> None:
     """Train a small image encoder that fits its prompts, and the SigLIP baseline beside it."""
@@ -150,6 +164,7 @@ def specialise(
     template: Annotated[
         list[str] | None, typer.Option(help="Prompt with a gap, 'a photo of a {}.'; repeatable, a class is their mean.")
     ] = None,
+    trust_code: TrustCode = False,
     json: Json = False,
 ) -> None:
     """Fold one set of prompts into the image encoder: plain weights that timm loads, and a class matrix."""

@@ -1,6 +1,6 @@
 """What was typed becomes a configuration: options, the file below them, and the records of earlier runs."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -10,7 +10,7 @@ from hyperalign.config import place_words
 if TYPE_CHECKING:
     from hyperalign.request import SearchConfig
 
-__all__ = ["NOT_CONFIG", "configured", "from_record", "given", "own_words", "refuse_beside"]
+__all__ = ["NOT_CONFIG", "configured", "from_record", "given", "own_words", "own_zoos", "refuse_beside"]
 
 NOT_CONFIG = {  # options that say how, not what
     *("cache_dir", "out", "config", "resume", "add", "run", "json", "dry_run", "seeds", "grid"),
@@ -38,14 +38,20 @@ def configured(ctx: typer.Context) -> "SearchConfig":
     placed = place_words({**ctx.meta.get("tables", {}), **words})
     if "data" in placed:
         placed = {**placed, "data": own_words(placed["data"])}
-    return from_record(placed)
+    zoos: dict[str, Any] = {name: own_zoos(placed[name]) for name in ("zoo", "ceiling") if name in placed}
+    return from_record({**placed, **zoos})
 
 
 def own_words(source: Any) -> Any:
-    """A source as its user wrote it here, which may be a command."""
-    from hyperalign.embed.streams import Written
+    """A word as its user wrote it here, which may name a command, an address or code."""
+    from hyperalign.embed.consent import Written
 
     return Written(source) if isinstance(source, str) else source
+
+
+def own_zoos(names: Iterable[str] | None) -> tuple[str, ...]:
+    """Zoos as their user named them here, whose factories may be run."""
+    return tuple(map(own_words, names or ()))
 
 
 def given(ctx: typer.Context) -> dict[str, Any]:

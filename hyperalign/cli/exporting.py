@@ -3,12 +3,13 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import typer
 
+from hyperalign.cli.asking import own_zoos
 from hyperalign.cli.manners import print_json, show_progress
-from hyperalign.cli.options import Config, Json, NewFolder, RunPath, Text, Zoo
+from hyperalign.cli.options import Config, Json, NewFolder, RunPath, Text, TrustCode, Zoo
 
 __all__ = ["export", "import_"]
 
@@ -27,13 +28,14 @@ def export(  # noqa: PLR0913 – the signature is the list of options
         Text, typer.Option(help="hyperalign, sentence-transformers or onnx: for which program it is.")
     ] = None,
     zoo: Zoo = None,
+    trust_code: TrustCode = False,
     config: Config = None,
     json: Json = False,
 ) -> None:
     """Write a pair of a finished run as a folder of its own: connector, encoders, model card."""
     from hyperalign.use.export import export as write
 
-    words = {"format": format} if format is not None else {}
+    words: dict[str, Any] = {"format": format} if format is not None else {}
     typed = shlex.join(["hyperalign", *sys.argv[1:]])
     with show_progress() as display:
         folder = write(
@@ -42,7 +44,7 @@ def export(  # noqa: PLR0913 – the signature is the list of options
             pair,
             method=method,
             with_weights=with_weights,
-            zoo=tuple(zoo or ()),
+            zoo=own_zoos(zoo),
             command=typed if sys.argv[1:2] == ["export"] else None,
             progress=display.progress,
             **words,
@@ -77,7 +79,7 @@ def import_(  # noqa: PLR0913 – the signature is the list of options
     if modality not in (None, "image", "text"):
         raise ValueError(f"--modality is image or text, got {modality!r}")
     if image is not None and text is not None:
-        typer.echo(import_connector(source, to, image=image, text=text, zoo=tuple(zoo or ("hub",))))
+        typer.echo(import_connector(source, to, image=image, text=text, zoo=own_zoos(zoo) or ("hub",)))
         return
     with show_progress() as display:
         folder = import_rows(

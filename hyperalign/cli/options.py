@@ -37,6 +37,7 @@ __all__ = [
     "Task",
     "Text",
     "TextBudget",
+    "TrustCode",
     "Zoo",
     "Zoos",
 ]
@@ -63,6 +64,15 @@ def _as_typed(value: Any, *, repeats: bool) -> Any:
     if repeats:
         return [str(item) for item in value] if isinstance(value, list) else [str(value)]
     return ",".join(str(item) for item in value) if isinstance(value, list) else value
+
+
+def _trust(ctx: typer.Context, wanted: bool) -> bool:
+    """Trust what records name, until the command ends."""
+    if wanted:
+        from hyperalign.embed.consent import trusting
+
+        ctx.with_resource(trusting())
+    return wanted
 
 
 TRAINING = "Training"
@@ -103,4 +113,13 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout, and no
 Minutes = Annotated[float | None, typer.Option(min=0, help="Stop training after so many minutes, whole stages only.")]
 Zoos = Annotated[list[str] | None, typer.Argument(metavar="ZOO", help="embedded, hub, hyperclip or a .toml file.")]
 NewFolder = Annotated[Path, typer.Option(metavar="DIR", help="Folder to write; it must not hold anything.")]
+TrustCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-code",
+        callback=_trust,
+        expose_value=False,
+        help="Run Python code that a run or a model names and you did not; read it first.",
+    ),
+]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hyperalign.cli.asking import NOT_CONFIG, configured, from_record, given, own_words, refuse_beside
+from hyperalign.cli.asking import NOT_CONFIG, configured, from_record, given, own_words, own_zoos, refuse_beside
 from hyperalign.cli.manners import print_json, refuse_launch, say, show_progress, stdout
 from hyperalign.cli.options import (
     BASELINE,
@@ -38,6 +38,7 @@ from hyperalign.cli.options import (
     Task,
     Text,
     TextBudget,
+    TrustCode,
     Zoo,
 )
 
@@ -99,6 +100,7 @@ def search(  # noqa: PLR0913 – the signature is the list of options
     run: Annotated[
         Path | None, typer.Option(metavar="RUN", help="The run that --add is for; the newest that is finished.")
     ] = None,
+    trust_code: TrustCode = False,
     json: Json = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would cost, and compute nothing.")] = False,
 ) -> None:
@@ -119,6 +121,7 @@ def rerun(
     run: RunPath,
     cache_dir: CacheDir = Path("cache"),
     out: Out = Path("reports"),
+    trust_code: TrustCode = False,
     json: Json = False,
 ) -> None:
     """Repeat a run from its own record, and say whether the table is the same."""
@@ -183,6 +186,7 @@ def report(  # noqa: PLR0913 – the signature is the list of options
         bool, typer.Option("--pictures", help="Add what the first pairs retrieve for a few test captions.")
     ] = False,
     cache_dir: CacheDir = Path("cache"),
+    trust_code: TrustCode = False,
     json: Json = False,
 ) -> None:
     """Draw the page of a finished run or of a study again, or print a run's order under other limits.
@@ -317,13 +321,13 @@ def _run_adoption(ctx: typer.Context, name: str | None, run: Path | None) -> Non
     if other or options["dry_run"]:
         words = ", ".join(f"--{one.replace('_', '-')}" for one in other) or "--dry-run"
         raise ValueError(f"an adopted encoder is searched as its run was, got {words} too; give --zoo alone beside")
-    folder = run or find_finished(options["out"])
+    folder = run or find_finished(options["out"], say=say)
     with show_progress() as display:
         path = adopt(
             name,
             folder,
             from_record(read_result(folder)["configuration"]),
-            zoo=options.get("zoo", ()),
+            zoo=own_zoos(options.get("zoo")),
             cache_dir=options["cache_dir"],
             out=options["out"],
             progress=display.progress,

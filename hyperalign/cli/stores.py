@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hyperalign.cli.asking import own_zoos
 from hyperalign.cli.examples import examples_of
 from hyperalign.cli.manners import print_json, say, show_progress, stdout
 from hyperalign.cli.options import CacheDir, Config, Json, Seed, Zoo, Zoos
@@ -60,7 +61,7 @@ def _zoo_check(zoos: Zoos = None, config: Config = None, json: Json = False) -> 
     from hyperalign.embed.zoo import load_zoos
     from hyperalign.show.lists import checks_table
 
-    specs = load_zoos(zoos or ["embedded"])
+    specs = load_zoos(own_zoos(zoos) or ["embedded"])
     with show_progress() as display:
         results = check_zoo(specs, progress=display.progress)
     for twins in find_twins(specs):

@@ -32,6 +32,7 @@ from hyperalign.cli.options import (
     Task,
     Text,
     TextBudget,
+    TrustCode,
     Zoo,
 )
 
@@ -108,6 +109,7 @@ def study(  # noqa: PLR0913 – the signature is the list of options
     config: Config = None,
     cache_dir: CacheDir = Path("cache"),
     out: Out = Path("reports"),
+    trust_code: TrustCode = False,
     json: Json = False,
 ) -> None:
     """Tune the training, or search pairs where the grid is too large to embed; every choice is made on validation."""

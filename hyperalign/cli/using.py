@@ -20,7 +20,10 @@ __all__ = ["classify", "evaluate", "index", "retrieve"]
 
 Model = Annotated[Path, typer.Argument(metavar="DIR", help="An exported pair, or a run.")]
 Pair = Annotated[str | None, typer.Option(help="Of a run: IMAGE+TEXT, or its position; the first.")]
-Trust = Annotated[bool, typer.Option("--trust-code", help="Run the Python code that an exported encoder is built by.")]
+Trust = Annotated[
+    bool,
+    typer.Option("--trust-code", help="Run Python code that a run or a model names and you did not; read it first."),
+]
 StrictPictures = Annotated[bool, typer.Option("--strict", help="Stop at the first picture that cannot be read.")]
 _SHOWN = 3  # broken pictures that are named before the rest is counted
 

@@ -7,14 +7,12 @@ may differ. Nothing is downloaded unless a hub tag asks for it.
 import difflib
 import hashlib
 import importlib
-import importlib.util
 import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple, NoReturn
 
 import torch
@@ -22,6 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from hyperalign.embed.clips import build_clip_pictures
+from hyperalign.embed.factories import run_factory
 from hyperalign.embed.plain import first_line as first_line
 from hyperalign.embed.zoo import EncoderSpec
 
@@ -280,23 +279,7 @@ def _shapes(state: Mapping[str, Any]) -> Shapes:
 
 def _build_factory(spec: EncoderSpec) -> PictureNetwork:
     """The network that a user's own function returns."""
-    path, _, name = str(spec.factory).rpartition(":")
-    file = spec.folder / path
-    if not file.is_file():
-        raise FileNotFoundError(f"encoder {spec.name!r}: no factory file {file}")
-    try:
-        functions = _run_file(file)
-    except Exception as error:  # a user's file may raise anything
-        raise ValueError(f"encoder {spec.name!r}: {file} cannot be run: {_named(error)}") from None
-    function = getattr(functions, name, None)
-    if not callable(function):
-        near = difflib.get_close_matches(name, dir(functions), n=3)
-        hint = f"; did you mean {', '.join(near)}?" if near else ""
-        raise ValueError(f"encoder {spec.name!r}: {file} has no function {name!r}{hint}")
-    try:
-        module = function(**spec.kwargs)
-    except Exception as error:  # so may a user's function
-        raise ValueError(f"encoder {spec.name!r}: {spec.factory} failed: {_named(error)}") from None
+    module = run_factory(spec)
     if not isinstance(module, nn.Module):
         raise ValueError(f"encoder {spec.name!r}: {spec.factory} must return an nn.Module, got {type(module).__name__}")
     if spec.input_size is None or spec.mean is None or spec.std is None:
@@ -309,24 +292,6 @@ def _build_factory(spec: EncoderSpec) -> PictureNetwork:
         crop_pct=spec.crop_pct or 1.0,
     )
     return PictureNetwork(module if spec.truncate_dim is None else _Truncated(module, spec.truncate_dim), picture)
-
-
-def _run_file(file: Path) -> ModuleType:
-    """The module of a Python file, run once for each content and under a name that no import has."""
-    digest = hashlib.sha256(str(file.resolve()).encode() + file.read_bytes()).hexdigest()[:16]
-    name = f"_hyperalign_factory_{digest}"
-    if name not in sys.modules:
-        location = importlib.util.spec_from_file_location(name, file)
-        if location is None or location.loader is None:
-            raise ValueError("not a Python file")
-        module = importlib.util.module_from_spec(location)
-        sys.modules[name] = module  # dataclasses look themselves up while their file runs
-        try:
-            location.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[name]
-            raise
-    return sys.modules[name]
 
 
 def import_timm() -> Any:
@@ -375,11 +340,6 @@ def refuse_import(library: str, error: Exception) -> NoReturn:
     raise ImportError(
         f"{library} cannot be imported ({first_line(error)}); repair it with `pip install --force-reinstall {library}`"
     ) from None
-
-
-def _named(error: Exception) -> str:
-    """Kind and first line of somebody else's error."""
-    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def _few(keys: list[str]) -> str:

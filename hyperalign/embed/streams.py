@@ -4,7 +4,8 @@
     s3://bucket/{000..099}.tar                      whatever fsspec opens: s3, gs, http, hf, memory, file
 
 A command runs only where its user wrote it himself: on the command line, in his configuration file or in his program.
-Such words are marked as `Written`; the same words read back from the record of a run are not, and are refused.
+Such words are marked as `Written` (see `embed.consent`); the same words read back from the record of a run are not, and
+are refused. An address that a record names is fetched where its user has fetched it before, or says that it may be.
 """
 
 import os
@@ -19,20 +20,15 @@ from contextlib import suppress
 from types import TracebackType
 from typing import IO, Any, Final, Self
 
+from hyperalign.embed.consent import UntrustedError, Written, allowed
 from hyperalign.embed.samples import expand
 
-__all__ = ["Reading", "Written", "is_command", "is_stream", "label", "stamp_of", "streams_of"]
+__all__ = ["Reading", "is_command", "is_stream", "label", "stamp_of", "streams_of"]
 
 TRIES: Final = 4  # of one file, all its faults together
 _PAUSE: Final = 1.0  # seconds before the second try; twice as long before each further one
 _CHUNK: Final = 1 << 20
 _COMMAND: Final = "pipe:"
-
-
-class Written(str):
-    """Words that the user of this program wrote himself; it is a `str` that may name a command."""
-
-    __slots__ = ()
 
 
 def is_stream(source: str) -> bool:
@@ -49,14 +45,25 @@ def streams_of(source: str) -> list[str]:
     """The commands or addresses that a source with braces stands for.
 
     Raises:
-        ValueError: If it is a command that its user did not write here.
+        ValueError: If it is a command that its user did not write here, or an address that he does not know.
     """
     if is_command(source) and not isinstance(source, Written):
         raise ValueError(
             f"a command is run only where you write it yourself, as --data of search, embed or study, or as --on of "
             f"evaluate; {source[:80]!r} comes from a record or another place, and is not run"
         )
-    return list(dict.fromkeys(expand(source)))
+    names = list(dict.fromkeys(expand(source)))
+    if not is_command(source) and not all(map(_is_here, names)) and not allowed(source, "fetch", source):
+        raise UntrustedError(
+            f"the data would be fetched from {source.partition('?')[0][:200]!r}, which a record names and you did not; "
+            "if you know that address, give --trust-code"
+        )
+    return names
+
+
+def _is_here(name: str) -> bool:
+    """Whether an address is of this machine, so that nothing is fetched."""
+    return name.startswith(("file://", "memory://")) and "::" not in name
 
 
 def label(name: str) -> str:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, cast, get_args
 
+from hyperalign.embed.consent import Written
+
 __all__ = [
     "EncoderSpec",
     "Facts",
@@ -30,6 +32,7 @@ __all__ = [
     "parse_dim",
     "parse_range",
     "read_spec",
+    "trusted",
     "within",
     "zoo_folder",
 ]
@@ -83,7 +86,8 @@ class EncoderSpec:
             open_clip name.
         checkpoint: Local weights, a file or a folder, relative to `folder`; for "rows" with `{split}` in it.
         revision: Commit of hub weights.
-        factory: "file.py:function" relative to `folder`; the function returns an `nn.Module`, pictures → (B, D).
+        factory: "file.py:function" relative to `folder`; the function returns an `nn.Module`, pictures → (B, D). It is
+            run where it is `Written`, or was run before.
         kwargs: Passed to the constructor.
         input_size: Height and width of the picture that the encoder sees; None is the encoder's own.
         mean: Subtracted from each channel in [0, 1]; None is the encoder's own.
@@ -247,7 +251,10 @@ def zoo_folder() -> Path:
 
 
 def load_zoo(name_or_path: str | Path) -> tuple[EncoderSpec, ...]:
-    """Read a shipped zoo by name (`embedded`, `hub`, `hyperclip`) or any zoo by the path of its TOML file."""
+    """Read a shipped zoo by name (`embedded`, `hub`, `hyperclip`) or any zoo by the path of its TOML file.
+
+    Where the user has written the name himself, the zoo's factories are his words too, and may run (`embed.consent`).
+    """
     path = _zoo_path(name_or_path)
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -272,7 +279,7 @@ def load_zoo(name_or_path: str | Path) -> tuple[EncoderSpec, ...]:
             raise ValueError(f"{path}: encoder {label}: {error}") from None
         if spec.name in zoo:
             raise ValueError(f"{path}: encoder {spec.name!r} is already declared; names are unique")
-        zoo[spec.name] = spec
+        zoo[spec.name] = trusted(spec) if isinstance(name_or_path, Written) else spec
     return tuple(zoo.values())
 
 
@@ -304,6 +311,11 @@ def load_zoos(names: Sequence[str | Path]) -> tuple[EncoderSpec, ...]:
             home[spec.name] = zoo
             merged.append(spec)
     return tuple(merged)
+
+
+def trusted(spec: EncoderSpec) -> EncoderSpec:
+    """`spec` with its factory as the user's own words, so that it may be run."""
+    return spec if spec.factory is None else replace(spec, factory=Written(spec.factory))
 
 
 def find_encoder(zoo: Iterable[EncoderSpec], name: str) -> EncoderSpec:

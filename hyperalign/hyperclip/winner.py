@@ -14,6 +14,7 @@ from torch import Tensor
 from hyperalign.align.canonical import Canonical
 from hyperalign.align.solution import Solution
 from hyperalign.config import build
+from hyperalign.embed.consent import UntrustedError
 from hyperalign.embed.identity import pin, settle
 from hyperalign.embed.networks import build_network
 from hyperalign.embed.pictures import Pictures
@@ -166,6 +167,8 @@ def _fault(image: EncoderSpec) -> str | None:
     try:
         with torch.device("meta" if image.loader == "timm" else "cpu"):
             find_adapted(build_encoder(image, None))
+    except UntrustedError:
+        raise
     except ValueError as error:
         return f"its image encoder {image.name} {str(error).partition(' ')[2].partition(';')[0]}"
     return None

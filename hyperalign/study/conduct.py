@@ -10,6 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,8 +20,11 @@ import optuna
 
 from hyperalign import __version__
 from hyperalign.config import build
+from hyperalign.embed.consent import UntrustedError, Written, allowed, is_own, trusting
+from hyperalign.embed.factories import hold_factory
 from hyperalign.embed.locks import owned_now
-from hyperalign.embed.streams import Written
+from hyperalign.embed.streams import is_command, is_stream, streams_of
+from hyperalign.embed.zoo import load_zoo
 from hyperalign.machine import find_commits, find_hardware, find_versions
 from hyperalign.pipeline import ask, digest_inputs, prepare_rows
 from hyperalign.record import to_json
@@ -139,6 +143,7 @@ def begin(
     folder = folder or create_folder(place.out, label=f"study-{Path(config.data).stem or config.data}")
     try:
         url = settle_storage(place.storage, folder, jobs=place.jobs)
+        _hold_place(Written(shown(url)), folder)
         with quiet():
             study = create_study(
                 open_storage(url, folder),
@@ -239,7 +244,7 @@ def _find_cut_short(place: Place, asked_for: Mapping[str, Any], folder: Path | N
         other = path.parent
         try:
             record = read_study(other)
-        except ValueError:
+        except (ValueError, OSError):
             continue
         stored = place.storage is None or record["storage"] == _place_words(
             settle_storage(place.storage, other, jobs=place.jobs), other
@@ -257,9 +262,10 @@ def _find_cut_short(place: Place, asked_for: Mapping[str, Any], folder: Path | N
 def find_study(out: Path, *, pid: int) -> Path | None:
     """The newest study under `out` that process `pid` has begun, or gone on with, and not finished."""
     for path in sorted(out.glob(f"*/{RECORD}"), key=lambda path: path.stat().st_mtime, reverse=True):
-        begun = any(line.get("pid") == pid for line in read_log(path.parent))
-        if begun and read_study(path.parent).get("status") != "finished":
-            return path.parent
+        with suppress(ValueError, OSError):  # a study that cannot be read is not gone on with
+            begun = any(line.get("pid") == pid for line in read_log(path.parent))
+            if begun and read_study(path.parent).get("status") != "finished":
+                return path.parent
     return None
 
 
@@ -267,13 +273,14 @@ def best_commands(folder: Path, storage: str | None = None) -> list[tuple[str, s
     """What repeats the best trial, or each of the Pareto front: the trial in words, and the command.
 
     Raises:
-        ValueError: If no trial within the limits is finished yet.
+        ValueError: If no trial within the limits is finished yet, or what it takes is not trusted.
     """
     record = read_study(folder)
     config, asked = _recorded(record)
     with quiet():
         study = load_study(open_storage(_url_of(record, folder, storage), folder), record["name"])
         best = best_trials(study)
+    _hold_words(config)
     if not best:
         raise ValueError(f"no trial of {folder} is finished and within the limits; go on with --resume {folder}")
     return [(trial_in_words(trial, []), write_best(folder, trial, asked, config)) for trial in best]
@@ -302,6 +309,7 @@ def _conduct(  # noqa: PLR0913 - a study, and how it is done
                 work(bench, opened.task, [*callbacks, teller.after])
             else:
                 words = {"folder": str(folder), "cache_dir": str(place.cache_dir), "url": url, "deadline": deadline}
+                words["own"] = all(map(is_own, config.zoo))
                 together(_serve, words, place.jobs, teller.watch)
         finally:
             with without_others(folder):
@@ -322,7 +330,7 @@ def _warmed(task: Task, warm: Path, say: Say) -> Task:
     return task._replace(first=[*task.first, *(one for one in fitting if one not in task.first)])
 
 
-def _serve(*, folder: str, cache_dir: str, url: str, deadline: float | None) -> None:
+def _serve(*, folder: str, cache_dir: str, url: str, deadline: float | None, own: bool) -> None:
     """One of several processes of a study."""
 
     def silent(stage: str, done: int, total: int) -> None: ...
@@ -331,8 +339,8 @@ def _serve(*, folder: str, cache_dir: str, url: str, deadline: float | None) -> 
     record = read_study(path)
     config, asked = _recorded(record)
     config = replace(config, data=Written(config.data))  # whoever started this process was allowed to open it
-    opened = _open(asked, config, Path(cache_dir), silent)
-    with quiet():
+    with trusting(own), quiet():
+        opened = _open(asked, config, Path(cache_dir), silent)
         study = load_study(open_storage(url, path), record["name"])
         study.pruner = make_pruner(asked, opened.steps)
         work(Bench(study, path, asked, _is_local(url, path), deadline), opened.task)
@@ -440,7 +448,12 @@ def _recorded(record: Mapping[str, Any]) -> tuple[SearchConfig, StudyConfig]:
 
 
 def _url_of(record: Mapping[str, Any], folder: Path, storage: str | None) -> str:
-    """Where a study is kept; a password is in no record and must be given again."""
+    """Where a study is kept; a password is in no record and must be given again.
+
+    Raises:
+        FileNotFoundError: If it was a file, and is gone.
+        ValueError: If another place is given, or it is elsewhere and the user does not know it.
+    """
     url = settle_storage(record["storage"], folder, jobs=1)
     file = local_file(url)
     if file is not None and not file.is_file():
@@ -449,10 +462,38 @@ def _url_of(record: Mapping[str, Any], folder: Path, storage: str | None) -> str
         given = settle_storage(storage, folder, jobs=1)
         if shown(given) != url:
             raise ValueError(f"the study is kept in {url}, got {shown(given)}; leave out --storage")
+        _hold_place(Written(url), folder)
         return given
+    _hold_place(url, folder)
     if ":***@" in url:
         raise ValueError(f"the study is kept in {url}, whose password is in no record; give the whole URL as --storage")
     return url
+
+
+def _hold_words(config: SearchConfig) -> None:
+    """Write nothing into a configuration file that would run or fetch what its user does not know: it is his then.
+
+    Raises:
+        UntrustedError: If a factory or an address is neither named by him nor known to him.
+    """
+    for spec in (spec for zoo in (*config.zoo, *config.ceiling) for spec in load_zoo(zoo)):
+        if spec.loader == "python":
+            hold_factory(spec)
+    if is_stream(config.data) and not is_command(config.data):  # a command is no part of the file
+        streams_of(config.data)
+
+
+def _hold_place(url: str, folder: Path) -> None:
+    """Open no database elsewhere because a record says so.
+
+    Raises:
+        UntrustedError: If its user has neither named it nor kept a study there before.
+    """
+    if not (_is_local(url, folder) or allowed(url, "storage", str(url))):
+        raise UntrustedError(
+            f"the trials of {folder} are kept in {url}, which its record names and you did not; if you know it, "
+            "give it as --storage"
+        )
 
 
 def _is_local(url: str, folder: Path) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from hyperalign.embed.consent import Written
 from hyperalign.embed.identity import identity, pin
 from hyperalign.embed.plain import first_line
 from hyperalign.embed.zoo import EncoderSpec, find_encoder, load_zoos
@@ -58,7 +59,7 @@ def choose_pair(
         run: Folder of a finished run.
         pair: `IMAGE+TEXT`, or its position in the table, 1 being the first; None is the first.
         method: Whose connector; None is the method that answers.
-        zoo: Zoos to find the encoders in; none are those of the run.
+        zoo: Zoos to find the encoders in, in the user's own words; none are those of the run.
 
     Raises:
         FileNotFoundError: If the folder is no run, or a zoo or a file is missing.
@@ -70,7 +71,7 @@ def choose_pair(
     row = _find_row(found, rows, pair)
     with _undamaged(run):
         joint = _find_joint(found, rows, row)
-    known = load_zoos(zoo) if zoo else _own_zoos(found)
+    known = load_zoos([Written(one) for one in zoo]) if zoo else _own_zoos(found)
     autocast = bool(found.result["configuration"].get("autocast", False))
     image, text = (_unchanged(found, known, row[side], autocast) for side in ("image_encoder", "text_encoder"))
     scale = None

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from hyperalign.embed.consent import trusting
 from hyperalign.embed.encoders import Encoder, embed_captions, embed_pictures, load_encoder
 from hyperalign.embed.pictures import Pictures, decode, upright
 from hyperalign.use.chosen import choose_pair
@@ -145,7 +146,7 @@ class DualEncoder:
         return image @ text.T
 
 
-def open_pair(
+def open_pair(  # noqa: PLR0913 - which pair of which run, and how it computes
     run: str | Path,
     pair: str | int | None = None,
     *,
@@ -153,6 +154,7 @@ def open_pair(
     zoo: Sequence[str] = (),
     device: str | None = None,
     n_threads: int | None = None,
+    trust_code: bool = False,
 ) -> DualEncoder:
     """Build a pair of a finished run, its encoders from the run's zoos.
 
@@ -163,17 +165,21 @@ def open_pair(
         zoo: Zoos to find the encoders in; none are those of the run.
         device: A name as torch knows it; None lets accelerate choose.
         n_threads: Threads of the CPU while it computes; None leaves torch's setting.
+        trust_code: Whether an encoder may be built by Python code that the run names; look at it first. Code that was
+            run here before, and is unchanged, needs no word.
 
     Raises:
         FileNotFoundError: If the folder is no run, or a zoo or a file is missing.
         KeyError: If there is no such pair or encoder; near names are offered.
-        ValueError: If the run was cut short, has kept no connector of the pair, or an encoder has changed since.
+        ValueError: If the run was cut short, has kept no connector of the pair, an encoder has changed since, or code
+            is not trusted.
     """
-    chosen = choose_pair(Path(run), pair, method=method, zoo=zoo)
-    image, text = (
-        load_encoder(spec, device=device, n_threads=n_threads, autocast=chosen.autocast)
-        for spec in (chosen.image, chosen.text)
-    )
+    with trusting(trust_code):
+        chosen = choose_pair(Path(run), pair, method=method, zoo=zoo)
+        image, text = (
+            load_encoder(spec, device=device, n_threads=n_threads, autocast=chosen.autocast)
+            for spec in (chosen.image, chosen.text)
+        )
     return DualEncoder(name=chosen.name, image=image, text=text, joint=chosen.joint, logit_scale=chosen.logit_scale)
 
 

@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from hyperalign.embed.consent import trusting
 from hyperalign.run import write_whole
 from hyperalign.use.card import describe_pair, render_card
 from hyperalign.use.chosen import Chosen, choose_pair
@@ -39,6 +40,7 @@ def export(  # noqa: PLR0913 - which pair of which run, in which form
     with_weights: bool = False,
     format: str = "hyperalign",
     zoo: Sequence[str] = (),
+    trust_code: bool = False,
     command: str | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> Path:
@@ -52,6 +54,7 @@ def export(  # noqa: PLR0913 - which pair of which run, in which form
         with_weights: Copy both encoders' weights into it. The other formats hold them in any case.
         format: Of `FORMATS`.
         zoo: Zoos to find the encoders in; none are those of the run.
+        trust_code: Whether an encoder may be built by Python code that the run names; look at it first.
         command: How this was asked for, for the card; None puts it together.
         progress: Told `(stage, done, total)`.
 
@@ -62,8 +65,8 @@ def export(  # noqa: PLR0913 - which pair of which run, in which form
         FileExistsError: If the folder holds something.
         FileNotFoundError: If the folder is no run, or a zoo or a file is missing.
         KeyError: If there is no such pair or encoder; near names are offered.
-        ValueError: If the run was cut short, has kept no connector of the pair, an encoder has changed since, or the
-            format cannot hold the pair.
+        ValueError: If the run was cut short, has kept no connector of the pair, an encoder has changed since, code is
+            not trusted, or the format cannot hold the pair.
     """
     if format not in FORMATS:
         raise ValueError(f"a format is one of {', '.join(FORMATS)}, got {format!r}")
@@ -71,7 +74,8 @@ def export(  # noqa: PLR0913 - which pair of which run, in which form
     target = Path(to)
     refuse_full(target)
     progress("pair", 0, 1)
-    chosen = choose_pair(Path(run), pair, method=method, zoo=zoo)
+    with trusting(trust_code):
+        chosen = choose_pair(Path(run), pair, method=method, zoo=zoo)  # runs what builds its encoders: it is known now
     progress("pair", 1, 1)
     words = command or _command(run, to, chosen, method, with_weights, format, zoo)
     with drafted_folder(target) as draft:
@@ -107,7 +111,7 @@ def _write(  # noqa: PLR0913 - what is written, where, and who is told
     progress("weights", 2, 2)
     write_joint(draft, chosen.joint, {**_config(chosen), **records})
     progress("writing", 0, 1)
-    model = load(draft, device="cpu", trust_code=True)  # it is the user's own zoo that is written here
+    model = load(draft, device="cpu", trust_code=True)  # what builds its encoders was run when the pair was chosen
     facts: dict[str, Any] = {}
     if format == "sentence-transformers":
         from hyperalign.use.as_sentence_transformer import write_sentence_transformer

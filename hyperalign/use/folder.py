@@ -21,7 +21,7 @@ from hyperalign.embed.identity import identity, is_pinned
 from hyperalign.embed.locks import owned_file
 from hyperalign.embed.plain import misfit, parse_json
 from hyperalign.embed.shards import unwritten
-from hyperalign.embed.zoo import EncoderSpec, read_spec, zoo_folder
+from hyperalign.embed.zoo import EncoderSpec, read_spec, trusted, zoo_folder
 from hyperalign.packing import pack
 from hyperalign.record import to_json
 from hyperalign.run import load_tensors, write_tensors, write_whole
@@ -266,6 +266,7 @@ def _encoder(folder: Path, record: Mapping[str, Any], autocast: bool, *, trust_c
             f"encoder {spec.name!r} of {folder} is built by running {place / str(spec.factory).rpartition(':')[0]}; "
             "read that file, then load with trust_code=True, or --trust-code"
         )
+    spec = trusted(spec)
     own = identity(spec, memory=None, autocast=autocast)
     if (own.weights, own.preprocess) != (record["weights"], record["preprocess"]):
         raise ValueError(

@@ -17,14 +17,15 @@ def open_model(path: Path, pair: str | None = None, *, trust_code: bool = False)
     Args:
         path: What `hyperalign export` wrote, or a finished run.
         pair: Of a run: `IMAGE+TEXT` or its position in the table; None is the first.
-        trust_code: Whether an exported encoder may be built by Python code that the folder names.
+        trust_code: Whether an encoder may be built by Python code that the folder names.
 
     Raises:
         FileNotFoundError: If the folder is neither.
         ValueError: If a pair is asked of a folder that holds a single one.
     """
     if (path / "result.json").is_file():
-        return open_pair(path, int(pair) if pair is not None and pair.isdecimal() else pair)
+        which = int(pair) if pair is not None and pair.isdecimal() else pair
+        return open_pair(path, which, trust_code=trust_code)
     if pair is not None:
         raise ValueError(f"--pair says which pair of a run, got {pair!r} for {path}, which is no run; leave it out")
     return load(path, trust_code=trust_code)

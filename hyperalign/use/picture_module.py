@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hyperalign.embed.networks import build_network, picture_transform
 from hyperalign.embed.pictures import decode, upright
-from hyperalign.embed.zoo import EncoderSpec
+from hyperalign.embed.zoo import EncoderSpec, trusted
 from hyperalign.record import to_json
 from hyperalign.use.weights import copy_weights
 
@@ -66,4 +66,5 @@ class PictureModule(InputModule):  # type: ignore[misc]
         folder = Path(cls.load_dir_path(model_name_or_path, subfolder=subfolder, **given))
         record = json.loads((folder / cls.config_file_name).read_text(encoding="utf-8"))
         values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in record.items()}
-        return cls(EncoderSpec(**values, folder=folder / "encoder"))
+        spec = EncoderSpec(**values, folder=folder / "encoder")
+        return cls(trusted(spec) if kwargs.get("trust_remote_code") else spec)

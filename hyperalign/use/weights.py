@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from hyperalign.embed.identity import files_in_use
 from hyperalign.embed.networks import build_network
 from hyperalign.embed.sentences import build_sentence_encoder
-from hyperalign.embed.zoo import EncoderSpec
+from hyperalign.embed.zoo import EncoderSpec, trusted
 
 __all__ = ["copy_weights"]
 
@@ -57,7 +57,7 @@ def _copy_factory(spec: EncoderSpec, folder: Path) -> EncoderSpec:
     path, _, function = str(spec.factory).rpartition(":")
     file = spec.folder / path
     _copy(file, folder / file.name)
-    moved = replace(spec, factory=f"{file.name}:{function}", folder=folder)
+    moved = trusted(replace(spec, factory=f"{file.name}:{function}", folder=folder))  # the original was run before this
     for _ in range(_MOST_FILES):
         try:
             build_network(moved)

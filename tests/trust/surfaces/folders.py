@@ -207,16 +207,31 @@ def open_runs(folder: Path) -> Case:
         "safetensors": lying_tensors,
     }
 
+    evil = _evil_zoo(world)
+
     def case(rng: random.Random) -> None:
         run = rng.choice(runs)
         name = rng.choice(("result.json", "leaderboard.csv", rng.choice(sorted(run.files))))
-        run.write(name, readers[name.rpartition(".")[2]](rng, run.files[name]))
+        if rng.random() < 0.1:  # a record that is whole, of a zoo that would run code
+            run.write("result.json", run.files["result.json"].replace(str(world / "zoo.toml").encode(), evil))
+        else:
+            run.write(name, readers[name.rpartition(".")[2]](rng, run.files[name]))
         try:
             _use_run(rng, run.folder)
         finally:
             run.restore()
 
     return case
+
+
+def _evil_zoo(world: Path) -> bytes:
+    """A zoo whose image encoders, called as those of the world, are built by code that leaves a file behind."""
+    (world / "evil.py").write_text("from pathlib import Path\n\ndef run():\n    Path('../ran').touch()\n")
+    tables = (world / "zoo.toml").read_text().split("\n\n")
+    own = "loader = 'python'\nfactory = 'evil.py:run'\ninput_size = 8\nmean = [0, 0, 0]\nstd = [1, 1, 1]"
+    images = ["\n".join([*table.splitlines()[:3], own]) for table in tables if "'image'" in table]
+    (world / "evil.toml").write_text("\n\n".join([*images, *(table for table in tables if "'text'" in table)]))
+    return str(world / "evil.toml").encode()
 
 
 def _lying_log(rng: random.Random, data: bytes) -> bytes:
