@@ -63,6 +63,7 @@ The map, in the order in which data meets the modules; a line of code may import
         closed_form     connectors without a gradient step
         hypernetwork    networks that emit connectors
         baseline        each pair trained by itself
+        polish          a few pairs as good as they get
         residual        the default hypernetwork trained
         adoption        one more encoder beside those that were trained together
         sliced          the poster's hypernetwork trained

@@ -20,7 +20,7 @@ from hyperalign.record import RatioRecord
 from hyperalign.scoring import scoring_flops
 from hyperalign.solve import Method, Recipe, Solved, Workbench, pairs_in_words
 
-__all__ = ["compute_ratios", "describe_data", "describe_encoders", "describe_verified", "note_unfinished", "sum_up"]
+__all__ = ["compute_ratios", "describe_checked", "describe_data", "describe_encoders", "note_unfinished", "sum_up"]
 
 
 def describe_data(dataset: Dataset, labels: LabelSet | None, prepared: Prepared) -> dict[str, Any]:
@@ -51,10 +51,11 @@ def describe_encoders(candidates: Candidates, jobs: Sequence[Job]) -> list[dict[
     return records
 
 
-def describe_verified(main: Tested, checked: Sequence[Tested]) -> list[str]:
-    """The baseline beside the method that answers, on the pairs that it verified."""
+def describe_checked(main: Tested, checked: Sequence[Tested]) -> list[str]:
+    """What first pairs reach that were trained by themselves, beside the method that answers."""
+    what = {"ape": "Verified by ape, trained for", "polished": "Polished, made for"}
     return [
-        f"Verified by ape, trained for {row.image_encoder}+{row.text_encoder} alone: {row.score:.1f} "
+        f"{what[one.solved.method.name]} {row.image_encoder}+{row.text_encoder} alone: {row.score:.1f} "
         f"(95 % interval {row.score_low:.1f} to {row.score_high:.1f}); {main.solved.method.name} gave "
         f"{_score_of(main, row.image_encoder, row.text_encoder):.1f}."
         for one in checked

@@ -14,10 +14,11 @@ from typing import NamedTuple
 from hyperalign.align.canonical import CanonicalConfig
 from hyperalign.align.canonical_grid import SetupShapes, setup_shapes
 from hyperalign.align.grid import BLOCK, KEEP_BYTES, Grid, PairIndex
+from hyperalign.align.polish import alone
 from hyperalign.align.solution import Solution
 from hyperalign.align.train import TrainConfig
-from hyperalign.forecast import Forecast, sliced_widths
-from hyperalign.solve import Method, Recipe
+from hyperalign.forecast import Forecast, forecast, sliced_widths
+from hyperalign.solve import Method, Recipe, polishing_recipe
 
 __all__ = ["OPENING", "Heights", "SetUp", "ample_bytes", "heights", "lacking", "setup_bytes"]
 
@@ -38,6 +39,7 @@ _CHEAPER = {  # what to give, by what is too high
     "set-up": "`max_features` under [canonical] of --config, or --limit",
     "training": "a smaller --batch-size or --pairs-per-step, or --limit",
     "verification": "a smaller --baseline-batch-size, or --verify 0",
+    "polishing": "--polish 0",
 }
 
 
@@ -53,13 +55,14 @@ class SetUp(NamedTuple):
     left: int
 
 
-def heights(
+def heights(  # noqa: PLR0913 - the parts of a search
     made: Sequence[tuple[Method, Forecast]],
     train: Grid,
     val: Grid,
     test: Grid,
     recipe: Recipe,
     tried: Sequence[PairIndex],
+    polished: Sequence[PairIndex],
 ) -> Heights:
     """The height of every part of a search, above what the process holds when the data is open.
 
@@ -70,6 +73,7 @@ def heights(
         test: Rows to report on.
         recipe: How each method is trained.
         tried: Pairs that the baseline may be asked to verify.
+        polished: Pairs that may be made as good as they get.
     """
     found: Heights = {(OPENING, ""): _opening_bytes((train, val, test))}
     held = 0
@@ -82,6 +86,8 @@ def heights(
     held = max(held, _LIBRARIES // 2) + sum(_solution_bytes(cost.solution) for _, cost in made)
     if tried:
         found["verification", "ape · text"] = held + _tried_bytes(train, tried, recipe.ape)
+    if polished:
+        found["polishing", "polished · both"] = held + _polishing_bytes(train, polished, recipe)
     found["test evaluation", ""] = held + _free_bytes(train)
     for method, cost in made:
         found["test evaluation", method.label] = held + _testing_bytes(cost.solution, test)
@@ -202,6 +208,17 @@ def _tried_bytes(grid: Grid, pairs: Sequence[PairIndex], config: TrainConfig) ->
         step = 3 * batch**2 + 6 * batch * sum(widths) + 5 * widths[0] * widths[1]
         most = max(most, sum(small) + max(small, default=0) + _ITEM * step)
     return most + _LIBRARIES
+
+
+def _polishing_bytes(grid: Grid, pairs: Sequence[PairIndex], recipe: Recipe) -> int:
+    """Coordinates of one of the pairs, and its training."""
+    own, most = polishing_recipe(recipe), 0
+    for pair in pairs:
+        part, among = alone(grid, [pair])
+        setup, cost = setup_bytes(part, own.canonical), forecast(Method("ape", "both", 0), part, among, own)
+        rank = setup_shapes(part, own.canonical).rank
+        most = max(most, setup.height, setup.left + _training_bytes(part, cost.solution, own.ape_both, rank=rank))
+    return most
 
 
 def _scoring_bytes(solution: Solution, grid: Grid, *, n_depths: int) -> int:

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from hyperalign.account import (
     compute_ratios,
+    describe_checked,
     describe_data,
     describe_encoders,
-    describe_verified,
     note_unfinished,
     sum_up,
 )
@@ -60,7 +60,7 @@ from hyperalign.run import (
     write_tensors,
 )
 from hyperalign.scoring import scoring_flops, zero_shot_flops, zero_shot_parts
-from hyperalign.solve import Solved, Workbench, pairs_in_words, solve, verify
+from hyperalign.solve import Solved, Workbench, pairs_in_words, polish, solve, verify
 from hyperalign.together import begin_together, division_in_words, split_note, train_together
 
 __all__ = [
@@ -216,7 +216,7 @@ def _search(  # noqa: PLR0913 - as above
         raise ValueError(f"no pair was finished in {config.max_minutes:g} minutes; go on with more, as --max-minutes")
     answering = config.answering([one.method for one in solved])
     best = next(one for one in solved if one.method == answering)
-    checked = _verify(config, best, bench)
+    checked = _look_closer(config, best, bench)
     lines += [line for one in (*solved, *checked) for line in one.lines]
 
     candidates, everyone = (with_latencies(one.candidates, cache_dir) for one in (staying, asked))
@@ -247,7 +247,7 @@ def _search(  # noqa: PLR0913 - as above
         "counts": list(candidates.counts),
         "answer": [
             answer(main.table, n_left=n_left),
-            *describe_verified(main, tested[len(solved) :]),
+            *describe_checked(main, tested[len(solved) :]),
             *(one.sentence for one in ceilings),
         ],
         "notes": [
@@ -326,7 +326,8 @@ def _fit_memory(config: SearchConfig, asked: Asked, prepared: Prepared, say: Say
     def parts(config: SearchConfig) -> Heights:
         recipe = config.recipe()
         made = [(method, forecast(method, prepared.train, pairs, recipe)) for method in config.plan_methods()]
-        return heights(made, *grids, recipe, pairs if config.n_verified() else [])
+        tried, polished = (pairs if n else [] for n in (config.n_verified(), config.polish))
+        return heights(made, *grids, recipe, tried, polished)
 
     found, thrifty = parts(config), replace(config, canonical={**config.canonical, "store_bytes": 0})
     less = parts(thrifty) if lacking(found, free) else found
@@ -450,14 +451,15 @@ def with_latencies(candidates: Candidates, cache_dir: Path) -> Candidates:
     return replace(candidates, latencies={name: ms for name, ms in found.items() if ms is not None})
 
 
-def _verify(config: SearchConfig, best: Solved, bench: Workbench) -> list[Solved]:
-    """The first pairs by the baseline, unless its grid was run anyway."""
-    if not config.n_verified():
-        return []
+def _look_closer(config: SearchConfig, best: Solved, bench: Workbench) -> list[Solved]:
+    """The first pairs by the baseline, unless its grid was run anyway, and as good as they get."""
     order = (-best.validation).argsort(kind="stable")
-    first = sorted(order[: config.n_verified()].tolist())  # in the order of the grid
-    checked = verify([best.solution.pairs[n] for n in first], bench, config.seed)
-    return [checked] if checked.solution.pairs else []
+    checked = []
+    for look, n_pairs in ((verify, config.n_verified()), (polish, config.polish)):
+        if n_pairs:
+            first = sorted(order[:n_pairs].tolist())  # in the order of the grid
+            checked.append(look([best.solution.pairs[n] for n in first], bench, config.seed))
+    return [one for one in checked if one.solution.pairs]
 
 
 def score_on_test(

@@ -8,11 +8,12 @@ it computes. Disk is what the cache and the folder of the run will hold; a searc
 stages beside, all connectors of each.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hyperalign.align.grid import Grid
+from hyperalign.align.polish import alone, back_among
 from hyperalign.board import training_free_flops
 from hyperalign.embed.pictures import Blocks
 from hyperalign.embed.zoo import EncoderSpec
@@ -27,7 +28,7 @@ from hyperalign.prepare import Job, count_missing, recall_rate
 from hyperalign.promote import count_items, draw_samples, find_prices, is_worthwhile, most_flops
 from hyperalign.request import SearchConfig
 from hyperalign.scoring import scoring_flops, watch_flops, zero_shot_flops, zero_shot_parts
-from hyperalign.solve import Method, pairs_in_words
+from hyperalign.solve import Method, pairs_in_words, polishing_recipe
 
 __all__ = ["Plan", "Step", "estimate_seconds", "plan"]
 
@@ -109,7 +110,7 @@ def plan(config: SearchConfig, *, cache_dir: Path, progress: Progress) -> Plan:
     """
     asked = ask(config, cache_dir=cache_dir, progress=progress, dry=True)
     drawing = _Drawing(config, asked, cache_dir)
-    steps = [*drawing.embedding(), *drawing.methods(), *drawing.verification(), *drawing.testing()]
+    steps = [*drawing.embedding(), *drawing.methods(), *drawing.closer(), *drawing.testing()]
     lines = [Line(step.stage, step.method, step.what, step.flops, step.seconds or 0.0) for step in steps]
     return Plan(
         counts=asked.candidates.counts,
@@ -156,8 +157,11 @@ class _Drawing:
         wanted = config.exhaustive is False or is_worthwhile(*given, cache_dir=cache_dir)
         self.promotes = config.may_promote() and wanted
         self.made = [(method, self._forecast(method)) for method in config.plan_methods()]
-        self.tried = sorted(self.pairs, key=self._size, reverse=True)[: config.n_verified()]
-        self.heights = heights(self.made, self.train, self.val, self.test, self.recipe, self.tried)
+        dearest = sorted(self.pairs, key=self._size, reverse=True)
+        self.tried, self.polished = dearest[: config.n_verified()], dearest[: config.polish]
+        self.looked_at = list(self._look_closer())
+        grids = self.train, self.val, self.test
+        self.heights = heights(self.made, *grids, self.recipe, self.tried, self.polished)
 
     def embedding(self) -> list[Step]:
         """One step for each encoder, or one in all where it is not known yet who is embedded whole."""
@@ -178,10 +182,21 @@ class _Drawing:
             steps.append(self._validation(method, cost))
         return steps
 
-    def verification(self) -> list[Step]:
-        """The first pairs by the baseline; which they are is not known yet, so the dearest ones are taken."""
-        method = Method("ape", "text", self.config.seed)
-        return self._training("verification", method, self._forecast(method, self.tried)) if self.tried else []
+    def closer(self) -> list[Step]:
+        """The first pairs by themselves; which they are is not known yet, so the dearest ones are taken."""
+        return [step for one in self.looked_at for step in self._training(*one)]
+
+    def _look_closer(self) -> Iterator[tuple[str, Method, Forecast]]:
+        seed = self.config.seed
+        if self.tried:
+            method = Method("ape", "text", seed)
+            yield "verification", method, self._forecast(method, self.tried)
+        if self.polished:
+            part, own = alone(self.train, self.polished)
+            cost = forecast(Method("ape", "both", seed), part, own, polishing_recipe(self.recipe))
+            whole = back_among(self.train, cost.solution, dict(zip(own, self.polished, strict=True)))
+            flops = cost.setup_flops + cost.train_flops
+            yield "polishing", Method("polished", "both", seed), cost._replace(train_flops=flops, solution=whole)
 
     def testing(self) -> list[Step]:
         """All methods on the test items, and the training-free scores."""
@@ -190,7 +205,7 @@ class _Drawing:
             flops, stage = training_free_flops(self.train), "test evaluation"
             steps.append(self._step(stage, "", "training-free scores", flops, self._seconds(stage, flops)))
         records = _RECORD_BYTES + 8 * self.test.n_captions + _ENCODER_BYTES * sum(self.train.shape)
-        for method, cost in self.made:
+        for method, cost in [*self.made, *(one[1:] for one in self.looked_at)]:
             flops = scoring_flops(cost.solution, self.test)
             if self.labels is not None:
                 flops += zero_shot_flops(cost.solution, self.labels, zero_shot_parts(self.labels)[1])
@@ -282,7 +297,7 @@ class _Drawing:
             return []
         what = pairs_in_words(len(cost.solution.pairs))
         what += f", {cost.n_steps:,} steps" if cost.n_steps else ", emission alone"
-        what += ", at most" if stage == "verification" else ""
+        what += ", at most" if stage in ("verification", "polishing") else ""
         seconds = self._seconds("training", cost.train_flops) + self._seconds("optimiser", cost.optimiser_flops)
         steps = [self._step(stage, method.label, what, cost.train_flops, seconds)]
         if cost.n_steps:

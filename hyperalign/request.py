@@ -33,6 +33,7 @@ class SearchConfig:
         task: "retrieval" or "zero-shot": what is scored.
         labels: Label set for zero-shot.
         verify: First pairs that are trained by the baseline too; None is 1 on the embedded zoo and 0 elsewhere.
+        polish: First pairs that get a connector made for them alone, which is exported where it is the better one.
         baseline_seeds: Seeds of the baseline's grid, where it is run; two or more give the noise ceiling.
         scores: Whether training-free scores are computed beside.
         seed: Of everything that is drawn.
@@ -58,6 +59,7 @@ class SearchConfig:
     task: str = "retrieval"
     labels: str | None = None
     verify: int | None = None
+    polish: int = 1
     baseline_seeds: int = 2
     scores: bool = True
     seed: int = 0
@@ -99,6 +101,8 @@ class SearchConfig:
             raise ValueError(f"baseline_seeds must be at least 1, got {self.baseline_seeds}")
         if self.verify is not None and self.verify < 0:
             raise ValueError(f"verify must be at least 0 pairs, got {self.verify}")
+        if self.polish < 0:
+            raise ValueError(f"polish must be at least 0 pairs, got {self.polish}")
         if self.max_minutes is not None and not self.max_minutes >= 0:
             raise ValueError(f"max_minutes must be at least 0, got {self.max_minutes}")
 

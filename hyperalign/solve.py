@@ -20,6 +20,7 @@ from hyperalign.align.canonical import CanonicalConfig
 from hyperalign.align.canonical_grid import CanonicalGrid, build_canonical_grid
 from hyperalign.align.closed_form import solve_closed_form
 from hyperalign.align.grid import PairIndex
+from hyperalign.align.polish import POLISH, of_their_own, solve_polished
 from hyperalign.align.residual import solve_residual
 from hyperalign.align.sliced import solve_sliced
 from hyperalign.align.solution import Kept, Solution
@@ -50,6 +51,8 @@ __all__ = [
     "Workbench",
     "choose_by",
     "pairs_in_words",
+    "polish",
+    "polishing_recipe",
     "solve",
     "solve_newcomer",
     "train_part",
@@ -65,7 +68,7 @@ class Method(NamedTuple):
     """One method with its sides and seed.
 
     Attributes:
-        name: "ape", "closed-form", "hypernet" or "hypernet-sliced".
+        name: "ape", "closed-form", "hypernet", "hypernet-sliced" or "polished".
         sides: "text" or "both".
         seed: Of initialisation and order.
     """
@@ -319,6 +322,33 @@ def verify(pairs: Sequence[PairIndex], bench: Workbench, seed: int) -> Solved:
     made = _train_parts(parts, bench, "verification by ape, pairs")
     lines = _training_lines("verification", method, made)
     return Solved(method=method, solution=made.solution, validation=choose_by(made.solution, bench), lines=lines)
+
+
+def polish(pairs: Sequence[PairIndex], bench: Workbench, seed: int) -> Solved:
+    """Make a few pairs as good as they get (`align.polish`)."""
+    method, tick = Method("polished", "both", seed), _Counting(bench.progress, "polishing, pairs", 0, len(pairs))
+    made = _kept(
+        bench,
+        f"polishing-{'-'.join(f'{i}-{j}' for i, j in pairs)}-{seed}",
+        pairs,
+        lambda: solve_polished(
+            bench.prepared.train,
+            pairs,
+            bench.recipe.canonical,
+            replace(POLISH, seed=seed),
+            progress=tick,
+            should_stop=bench.should_stop,
+        ),
+    )
+    lines = _training_lines("polishing", method, made)
+    lines[:1] = [line._replace(flops=line.flops + made.solution.setup_flops) for line in lines[:1]]
+    validation = choose_by(made.solution, bench) if made.solution.pairs else np.empty(0)
+    return Solved(method=method, solution=made.solution, validation=validation, lines=lines)
+
+
+def polishing_recipe(recipe: Recipe) -> Recipe:
+    """What `polish` does, as a recipe of `ape · both` on the encoders of its pairs alone."""
+    return replace(recipe, canonical=of_their_own(recipe.canonical), ape_both=POLISH)
 
 
 def choose_by(solution: Solution, bench: Workbench) -> NDArray[np.float64]:

@@ -106,6 +106,7 @@ def small_config(folder: Path, **changes: Any) -> SearchConfig:
             train={"n_steps": 10, "batch_size": 16, "pairs_per_step": 3},
             baseline={"n_epochs": 6.0, "batch_size": 16, "learning_rate": 0.05},
             baseline_both={"n_epochs": 2.0, "batch_size": 16},
+            polish=0,
         ),
         **changes,
     )

@@ -103,7 +103,7 @@ def test_more_data_takes_more_until_coordinates_are_not_kept() -> None:
 def test_a_part_that_needs_too_much_is_named_with_what_takes_less() -> None:
     grid, recipe = hollow_grid([256] * 3, [128], np.arange(5_000)), SearchConfig().recipe()
     method = Method("hypernet", "both", 0)
-    found = heights([(method, forecast(method, grid, grid.pairs(), recipe))], grid, grid, grid, recipe, [])
+    found = heights([(method, forecast(method, grid, grid.pairs(), recipe))], grid, grid, grid, recipe, [], [])
 
     assert lacking(found, None) == ""
     assert lacking(found, max(found.values())) == ""

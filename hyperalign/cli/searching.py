@@ -68,6 +68,9 @@ def search(  # noqa: PLR0913 – the signature is the list of options
     task: Task = None,
     labels: Labels = None,
     verify: Annotated[int | None, typer.Option(min=0, help="Train so many of the first pairs by ape too.")] = None,
+    polish: Annotated[
+        int | None, typer.Option(min=0, help="Make so many of the first pairs as good as they get.")
+    ] = None,
     scores: Annotated[bool | None, typer.Option("--scores/--no-scores", help="Training-free scores beside.")] = None,
     seed: Seed = None,
     limit: Limit = None,

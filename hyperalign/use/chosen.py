@@ -58,7 +58,7 @@ def choose_pair(
     Args:
         run: Folder of a finished run.
         pair: `IMAGE+TEXT`, or its position in the table, 1 being the first; None is the first.
-        method: Whose connector; None is the method that answers.
+        method: Whose connector; None is whose validates best of those that were made of the pair.
         zoo: Zoos to find the encoders in, in the user's own words; none are those of the run.
 
     Raises:
@@ -70,6 +70,7 @@ def choose_pair(
     rows = _rows_of(found, method)
     row = _find_row(found, rows, pair)
     with _undamaged(run):
+        row = row if method else _best_made(found, row)
         joint = _find_joint(found, rows, row)
     known = load_zoos([Written(one) for one in zoo]) if zoo else _own_zoos(found)
     autocast = bool(found.result["configuration"].get("autocast", False))
@@ -111,6 +112,29 @@ def _find_row(run: Run, rows: pd.DataFrame, pair: str | int | None) -> dict[str,
     return _plain(rows, names.index(word))
 
 
+def _best_made(run: Run, row: dict[str, Any]) -> dict[str, Any]:
+    """The row of a pair by the method whose connector of it validates best, with the pair's place among all pairs."""
+    made = {
+        (line.get("method", run.result["method"]), line["solution"]["sides"], line.get("seed", row["seed"]), *names)
+        for line in _kept_connectors(run.path)
+        for names in _names_of(line)
+    }
+    board, pair = run.leaderboard, (row["image_encoder"], row["text_encoder"])
+    same = board[(board["image_encoder"] == pair[0]) & (board["text_encoder"] == pair[1])].reset_index(drop=True)
+    best = row
+    for n in range(len(same)):
+        other = _plain(same, n)
+        whose = (other["method"], other["sides"], other["seed"])
+        if (*whose, *pair) in made and other["validation_score"] > best["validation_score"]:
+            best = {**other, **{name: row[name] for name in ("position", "rank", "p_best")}}
+    return best
+
+
+def _names_of(line: dict[str, Any]) -> list[tuple[str, str]]:
+    """The pairs that a note of kept connectors speaks of."""
+    return [(line["images"][i], line["texts"][j]) for i, j in line["solution"]["pairs"]]
+
+
 @contextmanager
 def _undamaged(run: Path) -> Iterator[None]:
     """Say of a record that does not hold together that it is damaged."""
@@ -135,7 +159,7 @@ def _find_joint(run: Run, rows: pd.DataFrame, row: dict[str, Any]) -> Joint:
         if whose != (row["method"], row["sides"], row["seed"]):
             continue
         images, texts = line["images"], line["texts"]
-        kept += [f"{images[i]}+{texts[j]}" for i, j in record["pairs"]]
+        kept += [f"{image}+{text}" for image, text in _names_of(line)]
         if row["image_encoder"] not in images or row["text_encoder"] not in texts:
             continue
         prefix = f"{line['prefix']}/" if "prefix" in line else ""
