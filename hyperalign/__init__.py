@@ -183,6 +183,7 @@ The map, in the order in which data meets the modules; a line of code may import
         bound           scales and biases tuned on the classes themselves
         yardsticks      probes and bounds of what was trained
         overhead        what the hypernetwork costs in training
+        eight           the same for the eight architectures of the paper
         paper_sheets    the paper's four tables, drawn from records
         paper           the paper's four tables made by one call
         vocabulary      which classes a caption names
