@@ -173,6 +173,7 @@ The map, in the order in which data meets the modules; a line of code may import
         model           pictures and captions embedded, adapted or not
         pairs           what a training step sees
         train           one loop for HyperCLIP and its baseline
+        calibration     the scale and bias that a trained pair begins with
         stored          models on disk
         specialise      one set of prompts folded into the image encoder
         measure         zero-shot and retrieval of a model
