@@ -151,18 +151,19 @@ def test_every_method_begins_at_the_scale_that_fits_the_winner(adapted: Path) ->
 
 def test_a_record_in_the_terminal_names_its_split_and_who_is_held_against_whom(adapted: Path) -> None:
     record = read_record(adapted)
-    console = Console(width=250, file=io.StringIO())
+    page = io.StringIO()
+    console = Console(width=250, file=page)
 
     console.print(adapted_table(record, width=250))
     console.print(adapted_table({**record, "configuration": {"split": "val"}, "compared": []}, width=250))
 
-    page = console.file.getvalue()
-    assert "test R@1" in page
-    assert "val R@1" in page
-    assert page.count("HyperCLIP over SigLIP baseline") == 1
-    assert page.count("HyperCLIP over the winner before") == 1
+    words = page.getvalue()
+    assert "test R@1" in words
+    assert "val R@1" in words
+    assert words.count("HyperCLIP over SigLIP baseline") == 1
+    assert words.count("HyperCLIP over the winner before") == 1
     gain = next(o["gain"] for o in record["compared"] if (o["method"], o["over"]) == ("hyperclip", "siglip"))
-    assert f"{gain:+.1f} (".replace("-", "−") in page
+    assert f"{gain:+.1f} (".replace("-", "−") in words
 
 
 def test_what_was_asked_for_comes_back_from_the_record(found: Path, adapted: Path) -> None:

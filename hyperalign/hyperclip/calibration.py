@@ -5,6 +5,7 @@ the loss finds nearly everything wrong and undoes what the pair knows before a s
 (measured in reports/LOG.md). Scale and bias are two numbers that fit any batch of rows in a moment.
 """
 
+import math
 from typing import Final, NamedTuple
 
 import torch
@@ -49,17 +50,18 @@ def calibrate(network: HyperClip, pairs: Pairs, config: TrainConfig) -> Calibrat
     network.eval()
     rows = []
     for part in batches(pairs, batch_size=share, seed=config.seed, start=0, stop=n_batches, n_pools=config.n_pools):
-        text = network.embed_captions(part.captions)
-        image = network.embed_pictures(normalise_pictures(part.pictures, pairs.picture), {})
-        rows.append((image, text))
-    return _fit(rows, network, config)
+        if len(part.pictures) > 1:  # the rest of a batch cannot be decoded
+            image = network.embed_pictures(normalise_pictures(part.pictures, pairs.picture), {})
+            rows.append((image, network.embed_captions(part.captions)))
+    begin = Calibration(float(network.log_logit_scale.exp()), -math.log(share))
+    return _fit(rows, begin, config) if rows else begin
 
 
-def _fit(rows: list[tuple[Tensor, Tensor]], network: HyperClip, config: TrainConfig) -> Calibration:
-    """The two numbers that fit rows (B, D) of pictures and of captions, batch by batch; convex where s > 0."""
+def _fit(rows: list[tuple[Tensor, Tensor]], begin: Calibration, config: TrainConfig) -> Calibration:
+    """The two numbers of least loss on rows (B, D) of pictures and of captions, batch by batch."""
     with torch.enable_grad():
-        log_scale = nn.Parameter(network.log_logit_scale.detach().clone())
-        bias = nn.Parameter(torch.tensor(-float(torch.tensor(len(rows[0][0])).log())))
+        log_scale = nn.Parameter(torch.tensor(begin.logit_scale).log())
+        bias = nn.Parameter(torch.tensor(begin.logit_bias))
         optimiser = torch.optim.LBFGS([log_scale, bias], max_iter=_N_STEPS, line_search_fn="strong_wolfe")
 
         def closure() -> Tensor:
@@ -69,6 +71,8 @@ def _fit(rows: list[tuple[Tensor, Tensor]], network: HyperClip, config: TrainCon
             loss.backward()
             return loss
 
-        optimiser.step(closure)  # type: ignore[no-untyped-call]
-    scale = float(log_scale.detach().exp().clamp(_LEAST_SCALE, MAX_LOGIT_SCALE).nan_to_num(nan=10.0))
-    return Calibration(scale, float(bias.detach().nan_to_num(nan=-10.0)))
+        optimiser.step(closure)
+    scale, offset = float(log_scale.detach().exp()), float(bias.detach())
+    if not (math.isfinite(scale) and math.isfinite(offset)):
+        return begin
+    return Calibration(min(max(scale, _LEAST_SCALE), MAX_LOGIT_SCALE), offset)
