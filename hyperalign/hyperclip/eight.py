@@ -19,7 +19,7 @@ __all__ = ["BATCH", "measure"]
 
 BATCH: Final = 8  # pictures in a step on a CPU
 _COUNTED: Final = (512, 4096)  # batches that the share of FLOPs is counted at
-_ROUNDS: Final = 5
+_ROUNDS: Final = 3
 
 
 def measure(asked: Asked) -> list[Sheet]:
