@@ -1,12 +1,15 @@
 """The measurement of the hypernetwork's cost: all eight are in it, and its rows are what was timed and counted."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from hyperalign.bench.measures import MEASURES
 from hyperalign.bench.sheet import Asked
+from hyperalign.cli import app
 from hyperalign.hyperclip import eight
 from hyperalign.hyperclip.architectures import BOTTLENECKS, NAMES, find_architecture
 from hyperalign.hyperclip.hypernetwork import HyperConfig
@@ -84,3 +87,18 @@ def test_what_is_timed_and_counted_is_the_real_step(tmp_path: Path, monkeypatch:
         assert row["pixels"] == 32
     assert [row["adapted"] for row in timed.rows] == [12_112, 17_808]
     assert all(row["batch_5_added_flops_share"] > 0 for row in counted.rows)
+
+
+def test_the_command_takes_the_measurement_and_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eight, "NAMES", ("T0",))
+    monkeypatch.setattr(eight, "_shape", small)
+    monkeypatch.setattr(eight, "_ROUNDS", 1)
+    monkeypatch.setattr(eight, "_COUNTED", (5,))
+
+    done = CliRunner().invoke(app, ["bench", "--overhead", "--limit", "2", "--out", str(tmp_path / "out")])
+
+    assert done.exit_code == 0, done.output
+    record = json.loads((tmp_path / "out" / "bench-overhead.json").read_text())
+    assert record["measure"] == "overhead"
+    assert [row["architecture"] for row in record["sheets"][0]["rows"]] == ["T0"]
+    assert record["sheets"][0]["rows"][0]["batch"] == 2
