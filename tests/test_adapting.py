@@ -236,6 +236,14 @@ def test_the_baseline_and_the_method_start_from_the_same_weights(tmp_path: Path)
     assert any(name.startswith("hyper.") for name in other)
 
 
+def test_a_winner_keeps_its_statistics_and_what_is_trained_from_scratch_takes_the_batchs() -> None:
+    run = Path("a-run")
+
+    asked = [AdaptConfig(arch="M1"), AdaptConfig(run=run), AdaptConfig(run=run, train={"bn": "batch"})]
+
+    assert [one.training().bn for one in asked] == ["batch", "running", "batch"]
+
+
 def test_one_of_the_eight_has_the_papers_hypernetwork_and_bottleneck() -> None:
     shapes = [AdaptConfig(arch=arch, hyper=given).shape("hyperclip") for arch, given in _ASKED]
 

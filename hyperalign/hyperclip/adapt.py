@@ -46,6 +46,7 @@ Say = Callable[[str], None]
 
 METHODS = ("siglip", "hyperclip", "hyperclip-flat")  # the baseline, the method, the method without a transformer
 RECORD = "adapted.json"
+_WINNER_BN: Final = "running"  # an epoch by batch statistics lost nearly all that one knew: reports/LOG.md
 _Z: Final = 1.96  # of a 95 % interval
 SMALL = HyperConfig(n_layers=2, width=256, n_heads=4, feed_forward=1024, bottleneck=128)  # beside a small encoder
 
@@ -67,7 +68,7 @@ class AdaptConfig:
         methods: Of `METHODS`.
         hyper: Fields of `HyperConfig`; what is left out is the paper's from scratch, and `SMALL`'s for a winner.
         text: Fields of `TextConfig`, from scratch.
-        train: Fields of `TrainConfig`, for every method alike.
+        train: Fields of `TrainConfig`, for every method alike; a winner is trained by running statistics.
     """
 
     run: Path | None = None
@@ -107,8 +108,9 @@ class AdaptConfig:
         self.text_shape()
 
     def training(self) -> TrainConfig:
-        """How every method is trained."""
-        return build(TrainConfig, self.train)
+        """How every method is trained; a winner keeps the statistics it was trained with unless others are named."""
+        base = TrainConfig() if self.run is None else replace(TrainConfig(), bn=_WINNER_BN)
+        return build(TrainConfig, self.train, base=base)
 
     def text_shape(self) -> TextConfig:
         """The model's own text transformer."""
