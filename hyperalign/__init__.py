@@ -176,6 +176,7 @@ The map, in the order in which data meets the modules; a line of code may import
         model           pictures and captions embedded, adapted or not
         pairs           what a training step sees
         train           one loop for HyperCLIP and its baseline
+        calibration     the scale and bias that a trained pair begins with
         stored          models on disk
         specialise      one set of prompts folded into the image encoder
         measure         zero-shot and retrieval of a model
@@ -186,6 +187,7 @@ The map, in the order in which data meets the modules; a line of code may import
         bound           scales and biases tuned on the classes themselves
         yardsticks      probes and bounds of what was trained
         overhead        what the hypernetwork costs in training
+        eight           the same for the eight architectures of the paper
         paper_sheets    the paper's four tables, drawn from records
         paper           the paper's four tables made by one call
         vocabulary      which classes a caption names

@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +30,8 @@ __all__ = [
     "same_everywhere",
     "wait",
 ]
+
+_T = TypeVar("_T")
 
 _POLL = 0.2  # seconds
 _LONGEST = timedelta(days=30)  # that one process may wait for another: training or a slow network, not a fault
@@ -182,7 +183,7 @@ def wait() -> None:
     _state().wait_for_everyone()
 
 
-def same_everywhere(make: Callable[[], Path]) -> Path:
+def same_everywhere(make: Callable[[], _T]) -> _T:
     """What the first process makes, told to the others where there are some."""
     from accelerate.utils import broadcast_object_list
 

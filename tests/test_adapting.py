@@ -1,13 +1,17 @@
 """`adapt` and `specialise` from end to end: on scenes, with encoders so small that they learn nothing much."""
 
+import io
 import json
+import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 from small_zoo import write_world
 from typer.testing import CliRunner
@@ -16,11 +20,12 @@ from hyperalign.cli import app
 from hyperalign.config import build
 from hyperalign.embed.networks import import_timm
 from hyperalign.hyperclip import adapt as stage
-from hyperalign.hyperclip.adapt import AdaptConfig, adapt, open_tables, read_record, start
+from hyperalign.hyperclip.adapt import METHODS, AdaptConfig, adapt, open_tables, read_record, start
 from hyperalign.hyperclip.architectures import find_architecture
 from hyperalign.hyperclip.hypernetwork import HyperConfig
 from hyperalign.hyperclip.stored import load_model
 from hyperalign.pipeline import SearchConfig, search
+from hyperalign.show.adapted import adapted_table
 
 ROOT = Path(__file__).resolve().parent.parent
 TRAIN = {"n_steps": 3, "batch_size": 16, "checkpoint_steps": 2}
@@ -79,9 +84,86 @@ def test_the_winner_is_adapted_by_every_method_from_the_same_start(adapted: Path
     assert record["trainings"]["siglip"]["n_adapted"] == 0
     assert record["trainings"]["hyperclip"]["n_adapted"] == record["trainings"]["hyperclip-flat"]["n_adapted"] > 0
     assert {tuple(one["n_seen"] for one in record["trainings"].values())} == {(48, 48, 48)}
-    assert {one["method"] for one in record["compared"]} == {"start", "hyperclip", "hyperclip-flat"}
+
+
+def test_every_method_is_held_against_the_winner_before_and_against_the_baseline(adapted: Path) -> None:
+    record = read_record(adapted)
+    scores = record["scores"]
+
+    rows = {(one["method"], one["over"]) for one in record["compared"]}
+
+    assert rows == {(m, "start") for m in METHODS} | {(m, "siglip") for m in METHODS[1:]}
+    assert len(record["compared"]) == len(rows) * (1 + len(scores["start"]["classes"]))
     for one in record["compared"]:
+        own, other = (scores[one[role]] for role in ("method", "over"))
+        name = one["classes"]
+        before, after = (s["retrieval"]["score"] if name is None else s["classes"][name]["top_1"] for s in (other, own))
+        assert one["gain"] == pytest.approx(after - before, abs=1e-3)
         assert one["low"] <= one["gain"] <= one["high"]
+    for one in scores.values():
+        assert one["retrieval"]["score_low"] <= one["retrieval"]["score"] <= one["retrieval"]["score_high"]
+        for own in one["classes"].values():
+            assert own["top_1_low"] <= own["top_1"] <= own["top_1_high"]
+            assert own["top_5_low"] <= own["top_5"] <= own["top_5_high"]
+
+
+def test_the_interval_of_a_gain_is_that_of_the_same_pictures() -> None:
+    """Of four pictures one is won in both directions: by hand 25 ± 1.96 · 50 / √4, widened by n / (n − 1)."""
+    owner = np.array([0, 1, 2, 3])
+    lost, won = [1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0]
+    scores = {
+        method: {"classes": {}, "retrieval": {"hits": {"t2i": hits, "i2t": hits}}}
+        for method, hits in (("start", lost), ("siglip", won))
+    }
+
+    (one,) = stage._compare({"scores": scores}, owner)
+
+    assert (one["method"], one["over"], one["classes"], one["gain"]) == ("siglip", "start", None, 25.0)
+    half = 1.96 * 100 * math.sqrt(np.var([0, 1, 0, 0]) / 4 * 4 / 3)
+    assert (one["low"], one["high"]) == pytest.approx((25 - half, 25 + half))
+
+
+def test_settings_are_chosen_on_pictures_that_the_test_has_not(tmp_path: Path) -> None:
+    config = from_scratch(methods=("siglip",))
+
+    val, test = (
+        adapt(replace(config, split=split), cache_dir=tmp_path / "cache", out=tmp_path / split)
+        for split in ("val", "test")
+    )
+
+    one, other = (read_record(folder)["scores"]["siglip"] for folder in (val, test))
+    splits = open_tables(config, cache_dir=tmp_path / "cache", progress=quiet, say=quiet).dataset.splits
+    assert len(one["retrieval"]["hits"]["t2i"]) == len(splits["val"].captions)
+    assert len(other["retrieval"]["hits"]["t2i"]) == len(splits["test"].captions)
+    assert one["classes"] == other["classes"]
+    assert one["retrieval"]["hits"] != other["retrieval"]["hits"]
+
+
+def test_every_method_begins_at_the_scale_that_fits_the_winner(adapted: Path) -> None:
+    record = read_record(adapted)
+
+    assert record["start"]["logit_scale"] > 1
+    for one in record["trainings"].values():
+        first = one["looks"][0]
+        assert first["logit_scale"] == pytest.approx(record["start"]["logit_scale"], rel=0.02)
+        assert first["logit_bias"] == pytest.approx(record["start"]["logit_bias"], abs=0.02)
+
+
+def test_a_record_in_the_terminal_names_its_split_and_who_is_held_against_whom(adapted: Path) -> None:
+    record = read_record(adapted)
+    page = io.StringIO()
+    console = Console(width=250, file=page)
+
+    console.print(adapted_table(record, width=250))
+    console.print(adapted_table({**record, "configuration": {"split": "val"}, "compared": []}, width=250))
+
+    words = page.getvalue()
+    assert "test R@1" in words
+    assert "val R@1" in words
+    assert words.count("HyperCLIP over SigLIP baseline") == 1
+    assert words.count("HyperCLIP over the winner before") == 1
+    gain = next(o["gain"] for o in record["compared"] if (o["method"], o["over"]) == ("hyperclip", "siglip"))
+    assert f"{gain:+.1f} (".replace("-", "−") in words
 
 
 def test_what_was_asked_for_comes_back_from_the_record(found: Path, adapted: Path) -> None:
@@ -154,6 +236,14 @@ def test_the_baseline_and_the_method_start_from_the_same_weights(tmp_path: Path)
     assert any(name.startswith("hyper.") for name in other)
 
 
+def test_a_winner_keeps_its_statistics_and_what_is_trained_from_scratch_takes_the_batchs() -> None:
+    run = Path("a-run")
+
+    asked = [AdaptConfig(arch="M1"), AdaptConfig(run=run), AdaptConfig(run=run, train={"bn": "batch"})]
+
+    assert [one.training().bn for one in asked] == ["batch", "running", "batch"]
+
+
 def test_one_of_the_eight_has_the_papers_hypernetwork_and_bottleneck() -> None:
     shapes = [AdaptConfig(arch=arch, hyper=given).shape("hyperclip") for arch, given in _ASKED]
 
@@ -202,6 +292,7 @@ def test_a_winner_without_normalisation_layers_gives_way_and_the_output_says_so(
         (["--arch", "M1", "--method", "clip"], "a method is one of siglip, hyperclip, hyperclip-flat, got 'clip'"),
         (["--arch", "M1", "--pair", "a+b"], "a pair belongs to a run"),
         (["--arch", "M1", "--weight-scale", "big"], "--weight-scale takes auto, none or a number, got 'big'"),
+        (["--arch", "M1", "--split", "train"], "models are scored on test, or on val to choose settings by"),
         (["--resume", "nowhere"], "nothing was adapted in nowhere"),
         (["--arch", "M1", "--data", "nowhere.csv"], "there is no nowhere.csv"),
     ],

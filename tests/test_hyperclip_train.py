@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from hyperalign.embed.networks import PictureInput
 from hyperalign.embed.scenes import open_scene_split
+from hyperalign.hyperclip.calibration import calibrate
 from hyperalign.hyperclip.hypernetwork import HyperConfig
-from hyperalign.hyperclip.model import HyperClip
+from hyperalign.hyperclip.model import HyperClip, Rows
 from hyperalign.hyperclip.pairs import Pairs, batches, likeness_of, normalise_pictures, order_of
 from hyperalign.hyperclip.text import TextConfig, TextTransformer, make_tokenizer, tokenize
-from hyperalign.hyperclip.train import TrainConfig, division_in_words, steps_of, train
+from hyperalign.hyperclip.train import TrainConfig, contrast, division_in_words, steps_of, train
 
 HYPER = HyperConfig(n_layers=1, width=32, n_heads=4, feed_forward=48, bottleneck=16)
 PICTURE = PictureInput(size=(64, 64), mean=(0.5,) * 3, std=(0.25,) * 3, interpolation="bilinear", crop_pct=1.0)
@@ -328,3 +329,33 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     for name, value in state(alone).items():
         torch.testing.assert_close(first[name], second[name])
         torch.testing.assert_close(first[name], value, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("loss", ["siglip", "infonce"])
+def test_a_calibrated_scale_has_the_least_loss_and_stands_at_the_first_step(loss: Any) -> None:
+    """Of a network that has learned: at neither side of the scale, nor of the bias, is the loss lower."""
+    config = replace(CONFIG, n_steps=40, loss=loss, crop=1.0)
+    network = make(None)
+    train(network, pairs(), config)
+
+    found = calibrate(network, pairs(), config)
+
+    def loss_at(scale: float, bias: float) -> float:
+        values = []
+        for part in batches(pairs(), batch_size=16, seed=0, start=0, stop=3):
+            image = network.embed_pictures(normalise_pictures(part.pictures, PICTURE), {})
+            rows = Rows(image, network.embed_captions(part.captions), torch.tensor(scale), torch.tensor(bias))
+            values.append(float(contrast(rows, config)))
+        return sum(values) / len(values)
+
+    scale, bias = found
+    with torch.no_grad():
+        least = loss_at(scale, bias)
+        around = [loss_at(scale * by, bias + off) for by in (0.8, 1.0, 1.25) for off in (-0.5, 0.0, 0.5)]
+    assert 1 < scale < 100
+    assert min(around) >= least - 1e-4
+    if loss == "siglip":
+        assert sorted(around)[1] > least + 1e-4
+    record = train(make(None), pairs(), replace(config, n_steps=1, logit_scale=scale, logit_bias=bias))
+    assert record.looks[0].logit_scale == pytest.approx(scale, rel=0.01)
+    assert record.looks[0].logit_bias == pytest.approx(bias, abs=0.01)

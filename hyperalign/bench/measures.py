@@ -1,6 +1,6 @@
 """Which measurements there are, and how one becomes a file that others can check.
 
-A measurement is a module of this room with a function `measure(asked) -> list[Sheet]`; HyperCLIP's stands in its own.
+A measurement is a module of this room with a function `measure(asked) -> list[Sheet]`; HyperCLIP's stand with it.
 """
 
 import importlib
@@ -26,10 +26,11 @@ MEASURES = {
     "index": "indexes of many pictures: how fast a query is, and what it finds",
     "proposals": "TPE and GP over pairs, against the promoted grid",
     "hyperclip": "HyperCLIP against its baseline on held-out class sets",
+    "overhead": "training steps of the eight architectures without and with the hypernetwork",
     "promotion": "embedding samples first, against embedding everything",
 }
 
-_ELSEWHERE = {"hyperclip": "hyperalign.hyperclip.effect"}
+_ELSEWHERE = {"hyperclip": "hyperalign.hyperclip.effect", "overhead": "hyperalign.hyperclip.eight"}
 
 
 def take(name: str, asked: Asked) -> dict[str, Any]:

@@ -67,6 +67,9 @@ def adapt(  # noqa: PLR0913 – the signature is the list of options
         list[str] | None, typer.Option(help="Class set to score on: a folder or tar of class/picture; repeatable.")
     ] = None,
     limit: Limit = None,
+    split: Annotated[
+        Text, typer.Option(help="Whose captions are searched: test, or val to choose settings by.")
+    ] = None,
     method: Annotated[Text, typer.Option(help="siglip, hyperclip, hyperclip-flat; with commas.")] = None,
     layers: Annotated[
         int | None, typer.Option(help="Of the hypernetwork's transformer.", rich_help_panel=_HYPER)

@@ -27,6 +27,7 @@ NOT_CONFIG = {  # options that say how, not what
         "index",
         "proposals",
         "hyperclip",
+        "overhead",
         "scale",
     ),
 }

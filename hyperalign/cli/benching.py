@@ -24,6 +24,7 @@ _FLAGS = (
     "index",
     "proposals",
     "hyperclip",
+    "overhead",
 )
 
 
@@ -67,6 +68,9 @@ def bench(  # noqa: PLR0913 – the signature is the list of options
     ] = None,
     hyperclip: Annotated[
         bool, typer.Option("--hyperclip", help="HyperCLIP on held-out class sets.", rich_help_panel=_WHAT)
+    ] = False,
+    overhead: Annotated[
+        bool, typer.Option("--overhead", help="The hypernetwork's cost in training, timed.", rich_help_panel=_WHAT)
     ] = False,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 3,
     zoo: Zoo = None,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from hyperalign.embed.pictures import choose
 from hyperalign.embed.splits import Split
 from hyperalign.embed.zoo import EncoderSpec
 from hyperalign.hyperclip.architectures import BOTTLENECKS, find_architecture, picture_of
+from hyperalign.hyperclip.calibration import calibrate
 from hyperalign.hyperclip.hypernetwork import HyperConfig
 from hyperalign.hyperclip.measure import classify, retrieve, score_classes
 from hyperalign.hyperclip.pairs import Pairs, likeness_of
@@ -34,6 +35,7 @@ from hyperalign.hyperclip.winner import Winner, find_winner, start_model
 from hyperalign.machine import find_commits, find_hardware, find_versions
 from hyperalign.prepare import embedding_jobs, fill_cache
 from hyperalign.processes import is_first, same_everywhere
+from hyperalign.rank.resampling import find_linear, find_scores, per_image, per_picture
 from hyperalign.record import to_json
 from hyperalign.run import make_folder, write_whole
 
@@ -44,6 +46,8 @@ Say = Callable[[str], None]
 
 METHODS = ("siglip", "hyperclip", "hyperclip-flat")  # the baseline, the method, the method without a transformer
 RECORD = "adapted.json"
+_WINNER_BN: Final = "running"  # an epoch by batch statistics lost nearly all that one knew: reports/LOG.md
+_Z: Final = 1.96  # of a 95 % interval
 SMALL = HyperConfig(n_layers=2, width=256, n_heads=4, feed_forward=1024, bottleneck=128)  # beside a small encoder
 
 
@@ -60,10 +64,11 @@ class AdaptConfig:
         data: Pictures and captions; None for those of the run, or `scenes`.
         labels: Class sets to score on, beside those that the data has.
         limit: At most so many pictures of each split; None for the run's own limit.
+        split: Whose captions are searched when models are scored: "test", or "val" to choose settings by.
         methods: Of `METHODS`.
         hyper: Fields of `HyperConfig`; what is left out is the paper's from scratch, and `SMALL`'s for a winner.
         text: Fields of `TextConfig`, from scratch.
-        train: Fields of `TrainConfig`, for every method alike.
+        train: Fields of `TrainConfig`, for every method alike; a winner is trained by running statistics.
     """
 
     run: Path | None = None
@@ -74,6 +79,7 @@ class AdaptConfig:
     data: str | None = None
     labels: tuple[str, ...] = ()
     limit: int | None = None
+    split: str = "test"
     methods: tuple[str, ...] = ("siglip", "hyperclip")
     hyper: Mapping[str, Any] = field(default_factory=dict)
     text: Mapping[str, Any] = field(default_factory=dict)
@@ -88,6 +94,8 @@ class AdaptConfig:
             )
         if self.pair is not None and self.run is None:
             raise ValueError(f"a pair belongs to a run, got {self.pair!r} and no run; give the RUN too")
+        if self.split not in ("val", "test"):
+            raise ValueError(f"models are scored on test, or on val to choose settings by, got {self.split!r}")
         for method in self.methods:
             if method not in METHODS:
                 raise ValueError(f"a method is one of {', '.join(METHODS)}, got {method!r}")
@@ -100,8 +108,9 @@ class AdaptConfig:
         self.text_shape()
 
     def training(self) -> TrainConfig:
-        """How every method is trained."""
-        return build(TrainConfig, self.train)
+        """How every method is trained; a winner keeps the statistics it was trained with unless others are named."""
+        base = TrainConfig() if self.run is None else replace(TrainConfig(), bn=_WINNER_BN)
+        return build(TrainConfig, self.train, base=base)
 
     def text_shape(self) -> TextConfig:
         """The model's own text transformer."""
@@ -164,17 +173,23 @@ def adapt(
     _write(folder, record)
     if tables.winner is not None and "start" not in record["scores"]:
         say("the start is the winner with its connector, before any step")
-        record["scores"]["start"] = _score(start(config, tables, "siglip"), tables, "start", progress)
+        winner = start(config, tables, "siglip")
+        found = same_everywhere(lambda: calibrate(winner.network, tables.pairs, config.training()))
+        record["start"] = found._asdict()
+        say(
+            f"its loss is least at scale {found.logit_scale:.1f} and bias {found.logit_bias:.1f}; training begins there"
+        )
+        record["scores"]["start"] = _score(winner, tables, "start", config.split, progress)
         _write(folder, record)
     for method in config.methods:
         if method in record["scores"]:
             continue
         begin = time.perf_counter()
         model = _train(config, tables, method, folder, record, progress, say)
-        record["scores"][method] = _score(model, tables, method, progress)
+        record["scores"][method] = _score(model, tables, method, config.split, progress)
         record["seconds"][method] = round(time.perf_counter() - begin, 1)
         _write(folder, record)
-    record["compared"] = _compare(record, tables)
+    record["compared"] = _compare(record, tables.dataset.splits[config.split].owner)
     record["status"] = "finished"
     _write(folder, record)
     return folder
@@ -301,6 +316,13 @@ def _caption_rows(text: EncoderSpec, dataset: Dataset, cache_dir: Path, progress
     return getattr(entry, "rows", entry)
 
 
+def _calibrated(config: AdaptConfig, record: Mapping[str, Any]) -> TrainConfig:
+    """How a method is trained, from the scale and bias that the winner was found to have where none was asked for."""
+    asked = config.training()
+    found = {name: value for name, value in record.get("start", {}).items() if getattr(asked, name) is None}
+    return replace(asked, **found)
+
+
 def _train(  # noqa: PLR0913 - what is trained, where it is kept, and who is told
     config: AdaptConfig,
     tables: Tables,
@@ -317,7 +339,7 @@ def _train(  # noqa: PLR0913 - what is trained, where it is kept, and who is tol
     made = train(
         model.network,
         tables.pairs,
-        config.training(),
+        _calibrated(config, record),
         checkpoint=folder / f"{method}-checkpoint.safetensors",
         progress=progress,
         stage=f"training {method}",
@@ -343,32 +365,55 @@ def _train(  # noqa: PLR0913 - what is trained, where it is kept, and who is tol
     return model
 
 
-def _score(model: Model, tables: Tables, method: str, progress: Progress) -> dict[str, Any]:
-    """Scores on the test split and on every class set."""
+def _score(model: Model, tables: Tables, method: str, searched: str, progress: Progress) -> dict[str, Any]:
+    """Scores on the split that is searched and on every class set."""
     hits = {}
     for name, labels in tables.dataset.label_sets.items():
         found = classify(model, labels, tell=_teller(progress, f"{method} on {name}"))
         hits[name] = {**score_classes(found, labels), "hits": found[:, 0].tolist()}
-    split = tables.dataset.splits["test"]
-    return {"retrieval": retrieve(model, split, tell=_teller(progress, f"{method} on test")), "classes": hits}
+    split = tables.dataset.splits[searched]
+    return {"retrieval": retrieve(model, split, tell=_teller(progress, f"{method} on {searched}")), "classes": hits}
 
 
 def _teller(progress: Progress, stage: str) -> Callable[[int, int], None]:
     return lambda done, total: progress(stage, done, total)
 
 
-def _compare(record: Mapping[str, Any], tables: Tables) -> list[dict[str, Any]]:
-    """Each method against the baseline on each class set, the same pictures against each other."""
-    if "siglip" not in record["scores"]:
-        return []
+def _compare(record: Mapping[str, Any], owner: NDArray[np.int64]) -> list[dict[str, Any]]:
+    """Each method against the winner before and against the baseline, the same pictures against each other.
+
+    Args:
+        record: With the scores of all of them.
+        owner: (n_captions,) picture of each caption that is searched.
+
+    Returns:
+        A gain in points with its 95 % interval for each class set, and for the captions, whose `classes` is None.
+    """
     found = []
-    for method, scores in record["scores"].items():
-        for name in tables.dataset.label_sets if method != "siglip" else ():
-            own, other = (np.array(one["classes"][name]["hits"]) for one in (scores, record["scores"]["siglip"]))
-            gain, spread = 100 * (own - other), 100 * float(np.std(own - other)) / len(own) ** 0.5
-            low, high = (float(gain.mean()) + sign * 1.96 * spread for sign in (-1, 1))
-            found.append({"method": method, "classes": name, "gain": float(gain.mean()), "low": low, "high": high})
+    for method, over in _compared(record["scores"]):
+        own, other = record["scores"][method], record["scores"][over]
+        parts = {
+            name: per_picture(np.array([one["classes"][name]["hits"] for one in (own, other)], np.float32))
+            for name in own["classes"]
+        }
+        t2i, i2t = (
+            np.array([one["retrieval"]["hits"][way] for one in (own, other)], np.float32) for way in ("t2i", "i2t")
+        )
+        for name, each in {None: per_image(t2i, i2t, owner), **parts}.items():
+            scores, rows = find_scores(each), find_linear(each)
+            gain, spread = scores[0] - scores[1], float(np.linalg.norm(rows[:, 0] - rows[:, 1]))
+            ends = {"low": gain - _Z * spread, "high": gain + _Z * spread}
+            found.append({"method": method, "over": over, "classes": name, "gain": float(gain), **ends})
     return found
+
+
+def _compared(scores: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Who is held against whom: what was trained against the start, and HyperCLIP against the baseline too."""
+    trained = [method for method in scores if method != "start"]
+    pairs = [(method, over) for method in trained for over in ("start", "siglip") if over in scores and over != method]
+    return [
+        pair for pair in pairs if all("hits" in scores[one]["retrieval"] for one in pair)
+    ]  # older records have none
 
 
 def _new_record(config: AdaptConfig, tables: Tables) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from hyperalign.hyperclip.pairs import normalise_pictures
 from hyperalign.hyperclip.specialise import class_rows
 from hyperalign.hyperclip.stored import Model
 from hyperalign.rank.metrics import group_accuracy, hits_from_embeddings, recall, zero_shot_hits
+from hyperalign.rank.resampling import Contributions, bootstrap, per_image, per_picture
 
 __all__ = ["MOST_PROMPTS", "caption_rows", "classify", "embed_pictures", "retrieve", "score_classes"]
 
@@ -81,8 +82,15 @@ def classify(model: Model, labels: LabelSet, *, tell: Tell = _silent) -> NDArray
 
 
 def score_classes(hits: NDArray[np.float32], labels: LabelSet) -> dict[str, Any]:
-    """Top-1 and top-5 in per cent, and top-1 of each group and of the worst where the set has groups."""
-    scores: dict[str, Any] = {f"top_{k}": 100 * float(hits[:, i].mean(dtype=np.float64)) for i, k in enumerate((1, 5))}
+    """Top-1 and top-5 in per cent with their 95 % intervals, and top-1 of each group and of the worst where it has any.
+
+    Args:
+        hits: (n_images, 2) from `classify`.
+        labels: The set.
+    """
+    scores: dict[str, Any] = {}
+    for i, k in enumerate((1, 5)):
+        scores |= _with_interval(f"top_{k}", per_picture(hits[None, :, i]))
     if labels.groups is not None:
         by_group = group_accuracy(hits, labels.groups)
         scores["groups"] = {labels.group_names[group]: value for group, value in by_group.items()}
@@ -90,8 +98,8 @@ def score_classes(hits: NDArray[np.float32], labels: LabelSet) -> dict[str, Any]
     return scores
 
 
-def retrieve(model: Model, split: Split, *, tell: Tell = _silent) -> dict[str, float]:
-    """Recalls in per cent and their `score`, the mean of the two recall@1.
+def retrieve(model: Model, split: Split, *, tell: Tell = _silent) -> dict[str, Any]:
+    """Recalls in per cent, their `score`, the mean of the two recall@1, with its 95 % interval, and `hits` at 1.
 
     The encoder is adapted to the captions that are searched; where there are more than `MOST_PROMPTS`, to so many of
     them, spread evenly.
@@ -102,4 +110,13 @@ def retrieve(model: Model, split: Split, *, tell: Tell = _silent) -> dict[str, f
     with torch.no_grad():
         parameters = model.network.emit(captions[::step].to(device))
     rows = embed_pictures(model, split.pictures, parameters, tell=tell)
-    return recall(hits_from_embeddings(rows, captions, split.owner))
+    found = hits_from_embeddings(rows, captions, split.owner)
+    at_1 = {"t2i": found.t2i[:, 0], "i2t": found.i2t[:, 0]}
+    parts = per_image(at_1["t2i"][None], at_1["i2t"][None], split.owner)
+    return {**recall(found), **_with_interval("score", parts), "hits": {way: own.tolist() for way, own in at_1.items()}}
+
+
+def _with_interval(name: str, parts: Contributions) -> dict[str, float]:
+    """A score in per cent and its 95 % interval, from another draw of pictures."""
+    found = bootstrap(parts)
+    return {name: float(found.score[0]), f"{name}_low": float(found.low[0]), f"{name}_high": float(found.high[0])}

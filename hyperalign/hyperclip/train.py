@@ -29,7 +29,7 @@ from hyperalign.hyperclip.normalisation import Statistics
 from hyperalign.hyperclip.pairs import Batch, Pairs, batches, normalise_pictures
 from hyperalign.run import write_whole
 
-__all__ = ["Look", "TrainConfig", "Training", "division_in_words", "steps_of", "train"]
+__all__ = ["Look", "TrainConfig", "Training", "contrast", "division_in_words", "steps_of", "train"]
 
 Precision = Literal["no", "bf16", "fp16"]
 Progress = Callable[[str, int, int], None]
@@ -54,6 +54,7 @@ class TrainConfig:
         weight_decay: AdamW's decay of matrices; scales, biases and single numbers have none.
         clip_norm: Gradients are scaled down to this norm; 0 for never.
         loss: "siglip", or "infonce" for the softmax contrast.
+        logit_scale: SigLIP's s at the start, and that of the softmax contrast; None for the model's own, 10.
         logit_bias: SigLIP's β at the start; None for −log of the pictures in a contrast, the odds of a match, which is
             −10 at the batch of its authors.
         bn: Statistics that BatchNorm normalises by in training, the batch's or those that are stored.
@@ -77,6 +78,7 @@ class TrainConfig:
     weight_decay: float = 0.05
     clip_norm: float = 1.0
     loss: Literal["siglip", "infonce"] = "siglip"
+    logit_scale: float | None = None
     logit_bias: float | None = None
     bn: Statistics = "batch"
     n_prompts: int | None = None
@@ -97,6 +99,8 @@ class TrainConfig:
             raise ValueError(f"a part of a step needs two pictures, got batch_size {self.batch_size} in {self.n_parts}")
         if not self.n_epochs > 0 or not self.learning_rate > 0:
             raise ValueError(f"n_epochs and learning_rate must be above 0, got {self.n_epochs}, {self.learning_rate}")
+        if self.logit_scale is not None and not 0 < self.logit_scale <= MAX_LOGIT_SCALE:
+            raise ValueError(f"logit_scale must be above 0 and at most {MAX_LOGIT_SCALE:g}, got {self.logit_scale}")
         if not 0 <= self.warmup_frac < 1:
             raise ValueError(f"warmup_frac must be in [0, 1), got {self.warmup_frac}")
         if not 0 < self.crop <= 1:
@@ -214,6 +218,8 @@ def train(
     record = Training()
     network.to(accelerator.device)
     with torch.no_grad():
+        if config.logit_scale is not None:
+            network.log_logit_scale.fill_(math.log(config.logit_scale))
         network.logit_bias.fill_(
             -math.log(batch_size / config.n_parts) if config.logit_bias is None else config.logit_bias
         )
@@ -303,7 +309,7 @@ class _Loop:
         pictures = normalise_pictures(part.pictures.to(device), self.picture, crop=config.crop, generator=dice)
         with self.accelerator.autocast():
             rows = self.wrapped(pictures, part.captions.to(device), config.n_prompts)
-        return _contrast(rows, config)
+        return contrast(rows, config)
 
     @contextmanager
     def _together(self, *, last: bool) -> Iterator[None]:
@@ -341,7 +347,7 @@ class _Loop:
         )
 
 
-def _contrast(rows: Rows, config: TrainConfig) -> Tensor:
+def contrast(rows: Rows, config: TrainConfig) -> Tensor:
     """The loss of a part, in float32; with SigLIP the captions of other processes are negatives too.
 
     Processes' gradients are averaged, so that the losses of k of them, B/k pictures against B captions each, add up to
