@@ -53,14 +53,26 @@ def describe_encoders(candidates: Candidates, jobs: Sequence[Job]) -> list[dict[
 
 def describe_checked(main: Tested, checked: Sequence[Tested]) -> list[str]:
     """What first pairs reach that were trained by themselves, beside the method that answers."""
-    what = {"ape": "Verified by ape, trained for", "polished": "Polished, made for"}
-    return [
-        f"{what[one.solved.method.name]} {row.image_encoder}+{row.text_encoder} alone: {row.score:.1f} "
-        f"(95 % interval {row.score_low:.1f} to {row.score_high:.1f}); {main.solved.method.name} gave "
-        f"{_score_of(main, row.image_encoder, row.text_encoder):.1f}."
-        for one in checked
-        for row in one.table.itertuples()
-    ]
+    said = []
+    for one in checked:
+        table = one.table
+        if one.solved.method.name == "ape":
+            beginnings = [f"Verified by ape, trained for {_name(row)} alone:" for row in table.itertuples()]
+        else:
+            n_pairs, table = len(table), table.nlargest(1, "validation_score")
+            (row,) = table.itertuples()
+            many = f"Polished, each of {n_pairs} pairs alone; {_name(row)} validates best:"
+            beginnings = [many if n_pairs > 1 else f"Polished, made for {_name(row)} alone:"]
+        said += [
+            f"{beginning} {row.score:.1f} (95 % interval {row.score_low:.1f} to {row.score_high:.1f}); "
+            f"{main.solved.method.name} gave {_score_of(main, row.image_encoder, row.text_encoder):.1f}."
+            for beginning, row in zip(beginnings, table.itertuples(), strict=True)
+        ]
+    return said
+
+
+def _name(row: Any) -> str:
+    return f"{row.image_encoder}+{row.text_encoder}"
 
 
 def note_unfinished(solved: Sequence[Solved], bench: Workbench) -> list[str]:
