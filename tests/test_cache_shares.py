@@ -30,6 +30,7 @@ class Encoder:
     """Embeds by looking up and remembers what it was asked for."""
 
     def __init__(self) -> None:
+        """Asked for nothing yet."""
         self.asked: list[int] = []
 
     def span(self, start: int, stop: int) -> Rows:
@@ -221,7 +222,9 @@ def test_a_damaged_manifest_is_told_from_an_unfinished_entry(tmp_path: Path) -> 
     manifest = tmp_path / KEY.folder / "manifest.json"
     manifest.write_bytes(manifest.read_bytes().replace(b"train", b"trial"))
 
-    assert verify(tmp_path) == {manifest.parent: ["manifest.json is damaged: its bytes are not those that were written"]}
+    assert verify(tmp_path) == {
+        manifest.parent: ["manifest.json is damaged: its bytes are not those that were written"]
+    }
 
     write_record(manifest, {"format": 99})
     assert verify(tmp_path) == {manifest.parent: ["manifest.json is of another version of hyperalign"]}

@@ -352,3 +352,16 @@ def test_owners_and_labels_must_exist() -> None:
         hits_from_embeddings(torch.eye(3), torch.eye(4), np.arange(4))
     with pytest.raises(ValueError, match="at least 1"):
         retrieval_hits(lambda i, j: torch.ones(j - i, 6), FIVE_EACH, 6, ks=(0,))
+
+
+def test_a_score_of_nothing_is_refused() -> None:
+    nothing = np.empty(0, np.int64)
+    with pytest.raises(ValueError, match="retrieval needs captions and images, got 0 and 6"):
+        hits_of(torch.ones(0, 6), nothing)
+    with pytest.raises(ValueError, match="retrieval needs captions and images, got 2 and 0"):
+        retrieval_hits(lambda i, j: torch.ones(j - i, 0), np.array([0, 0]), 0)
+    for labels in (nothing, np.array([0])):
+        with pytest.raises(ValueError, match=f"every picture needs one label, got 2 pictures and {len(labels)} labels"):
+            zero_shot_hits(torch.ones(2, 3), labels)
+    with pytest.raises(ValueError, match="got 0 pictures and 0 labels"):
+        zero_shot_hits(torch.ones(0, 3), nothing)

@@ -105,3 +105,28 @@ def test_many_indistinguishable_pairs_are_counted() -> None:
 
 def test_one_pair_is_not_called_better_than_others() -> None:
     assert answer(only([0])).endswith("no other pair was compared.")
+
+
+def test_a_pair_that_alone_was_embedded_whole_is_said_to_be_alone() -> None:
+    sentence = answer(only([3]), n_left=1234)
+
+    assert sentence == (
+        "a+y scores 31.0 (95 % interval 29.0 to 33.0): no other pair was embedded whole, for 1,234 left on samples of "
+        "the data."
+    )
+
+
+def test_a_probability_among_those_embedded_whole_says_so() -> None:
+    assert "is the best pair of the 5 that were embedded whole with probability 0.40" in answer(
+        rank_pairs(TABLE, RESAMPLED), n_left=3
+    )
+
+
+@pytest.mark.parametrize(
+    ("n_params", "told"),
+    [(950, "950"), (1_000, "1k"), (9_990, "9.99k"), (1_500_000, "1.5M"), (2_000_000_000, "2G")],
+)
+def test_the_size_of_the_cheapest_is_told_in_its_unit(n_params: int, told: str) -> None:
+    small = TABLE.assign(n_params_image=[9e9, n_params - 1, 9e9, 9e9, 9e9], n_params_text=1)
+
+    assert answer(rank_pairs(small, RESAMPLED)).endswith(f" {told} parameters.")

@@ -1,6 +1,7 @@
 """Another limit on a finished run: the same numbers as if only those let through had taken part."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +135,14 @@ def test_a_limit_that_nothing_meets_names_the_nearest(opened: OpenRun) -> None:
         opened.under(Limits(image_params=Range(high=10)))
     with pytest.raises(ValueError, match=r"the smallest is dull\+phrases with 1,100,000"):
         opened.under(Limits(pair_params=Range(high=1_000_500)))
+
+
+def test_limits_that_pairs_meet_one_by_one_and_none_of_the_run_together_are_refused(opened: OpenRun) -> None:
+    table = opened.table[opened.table["image_encoder"] != "dull"]
+    places = opened.places[(opened.table["image_encoder"] != "dull").to_numpy()]
+
+    with pytest.raises(ValueError, match="no pair of this run is within these limits; search anew for others"):
+        replace(opened, table=table, places=places).under(Limits(image_params=Range(high=1_000_000)))
 
 
 def test_a_zero_shot_run_is_ordered_by_its_own_hits(world: Path) -> None:

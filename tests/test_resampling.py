@@ -365,3 +365,12 @@ def test_the_measurement_gives_every_sheet() -> None:
     assert sheets[0].rows[0]["n_test_sets"] == 4
     assert [row["what"] for row in sheets[4].rows] == ["P(best)", "share of resamples"]
     assert all(list(row) == list(sheet.rows[0]) for sheet in sheets for row in sheet.rows)
+
+
+def test_hits_of_other_captions_and_too_few_resamples_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"t2i must hold 2 pairs by 3 captions, got \(2, 4\)"):
+        per_image(np.ones((2, 4), np.float32), np.ones((2, 3), np.float32), np.arange(3))
+    with pytest.raises(ValueError, match="n_boot must be at least 2, got 1"):
+        bootstrap(per_picture(np.eye(3, dtype=np.float32)), n_boot=1)
+
+    assert bootstrap(per_picture(np.eye(3, dtype=np.float32)), n_boot=2).rank.shape == (3,)
