@@ -11,7 +11,17 @@ import pytest
 from numpy.typing import NDArray
 
 from hyperalign.embed import cache
-from hyperalign.embed.cache import CacheKey, fill, fill_shards, fill_some, is_whole, missing_shards, own_entries, prune
+from hyperalign.embed.cache import (
+    CacheKey,
+    fill,
+    fill_shards,
+    fill_some,
+    is_whole,
+    missing_shards,
+    open_folder,
+    own_entries,
+    prune,
+)
 from hyperalign.embed.locks import make_folder, owned_now
 from hyperalign.embed.partial import find_stored, store
 from hyperalign.embed.shards import write_record
@@ -124,8 +134,9 @@ def test_every_entry_is_owned_once_and_given_back(tmp_path: Path) -> None:
             assert ours
 
 
+@pytest.mark.parametrize("whole", [True, False])
 def test_an_entry_that_became_whole_while_one_waited_for_it_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @contextmanager
     def owned_after_another(root: Path, folder: str, waiting: Callable[[], None]) -> Iterator[None]:
@@ -135,6 +146,9 @@ def test_an_entry_that_became_whole_while_one_waited_for_it_is_read(
 
     monkeypatch.setattr(cache, "owned", owned_after_another)
 
+    if whole:
+        assert np.array_equal(fill(tmp_path, KEY, n_rows=N_ROWS, embed=refuse).rows[:], expected(), equal_nan=True)
+        return
     found = fill_some(tmp_path, KEY, n_rows=N_ROWS, items=np.array([7, 5]), embed_some=refuse)
 
     assert np.array_equal(found.rows[found.at], expected()[[7, 5]], equal_nan=True)
@@ -228,3 +242,83 @@ def test_a_damaged_manifest_is_told_from_an_unfinished_entry(tmp_path: Path) -> 
 
     write_record(manifest, {"format": 99})
     assert verify(tmp_path) == {manifest.parent: ["manifest.json is of another version of hyperalign"]}
+
+
+def test_a_sample_of_another_shape_than_was_asked_for_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="one row for each of 2 items, got shape"):
+        fill_some(tmp_path, KEY, n_rows=N_ROWS, items=np.array([1, 2]), embed_some=lambda _: (MATRIX[:3], []))
+    with pytest.raises(ValueError, match="gives rows of width 2 where it gave 3 before"):
+        fill_some(
+            tmp_path,
+            KEY,
+            n_rows=N_ROWS,
+            items=np.array([1, 2]),
+            embed_some=lambda items: (MATRIX[items, : 4 - items[0]], []),
+            shard_rows=1,
+        )
+
+
+def test_what_is_computed_again_is_told_and_what_was_only_cut_off_is_not(tmp_path: Path) -> None:
+    filled(tmp_path, Encoder())
+    folder, told, second = tmp_path / KEY.folder, list[str](), Encoder()
+    (folder / "part-00000.npy").write_bytes(b"short")
+    (folder / "part-00001.npy").unlink()
+
+    fill(tmp_path, KEY, n_rows=N_ROWS, embed=second.span, shard_rows=SHARD, tell=told.append)
+
+    assert second.asked == [*range(8)]
+    assert [line.partition(": ")[2] for line in told] == [
+        told[0].partition(": ")[2],
+        "part-00001.npy is missing; its rows are embedded again",
+    ]
+    assert told[0].startswith(f"{folder.name}: part-00000.npy has 5 bytes where ")
+    assert told[0].endswith(" were written; its rows are embedded again")
+
+    (folder / "manifest.json").unlink()
+    (folder / "part-00002.npy").unlink()
+    told.clear()
+    fill(tmp_path, KEY, n_rows=N_ROWS, embed=second.span, shard_rows=SHARD, tell=told.append)
+    assert told == []
+    assert second.asked == [*range(8), 8, 9, 10]
+
+
+def test_a_record_that_is_lost_or_damaged_is_written_again_from_the_manifest(tmp_path: Path) -> None:
+    filled(tmp_path, Encoder())
+    folder, told = tmp_path / KEY.folder, list[str]()
+    (folder / "part-00000.json").unlink()
+    (folder / "part-00001.json").write_text("{")
+
+    fill(tmp_path, KEY, n_rows=N_ROWS, embed=refuse, shard_rows=SHARD, tell=told.append)
+
+    damaged = "part-00001.json is damaged: its bytes are not those that were written"
+    assert told == [
+        f"{folder.name}: part-00000.json is missing; it is written again",
+        f"{folder.name}: {damaged}; it is written again",
+    ]
+    assert verify(tmp_path) == {}
+
+
+def test_an_entry_is_opened_by_where_it_lies(tmp_path: Path) -> None:
+    filled(tmp_path, Encoder())
+
+    entry = open_folder(tmp_path / KEY.folder)
+
+    assert np.array_equal(entry.rows[:], expected(), equal_nan=True)
+    assert entry.bad == {5: "broken"}
+    for folder in (tmp_path, tmp_path / "none"):
+        with pytest.raises(FileNotFoundError, match="is no finished entry of a cache"):
+            open_folder(folder)
+
+
+def test_how_far_another_process_has_come_is_told_from_its_shards(tmp_path: Path) -> None:
+    told = list[tuple[str, int, int]]()
+
+    def tell(stage: str, done: int, total: int) -> None:
+        told.append((stage, done, total))
+
+    cache._tell_of_other(tmp_path / KEY.folder, KEY, N_ROWS, tell)
+    make_folder(tmp_path / KEY.folder)
+    fill_shards(tmp_path, KEY, [(0, 4), (4, 8)], embed=Encoder().span, embed_some=refuse, shard_rows=SHARD)
+    cache._tell_of_other(tmp_path / KEY.folder, KEY, N_ROWS, tell)
+
+    assert told == [("e, train (by another process)", 0, 11), ("e, train (by another process)", 8, 11)]

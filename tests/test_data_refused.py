@@ -172,7 +172,7 @@ def test_a_picture_of_more_pixels_than_are_decoded_is_refused_with_its_size(monk
 def test_a_row_of_the_hub_without_a_picture_says_so(tmp_path: Path) -> None:
     (tmp_path / "b.png").write_bytes(picture_bytes(2))
     rows = [{"image": {"bytes": picture_bytes(1)}}, {"image": None}, {"image": {"path": str(tmp_path / "b.png")}}]
-    found = HubPictures(tables=[rows], column="image", home=[(0, 0), (0, 1), (0, 2)])  # type: ignore[list-item]
+    found = HubPictures(tables=[rows], column="image", home=[(0, 0), (0, 1), (0, 2)])
 
     assert [found[index].getpixel((0, 0)) for index in (0, 2)] == [(1, 0, 7), (2, 0, 7)]
     with pytest.raises(ValueError, match="there is no picture in its row"):

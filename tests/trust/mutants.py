@@ -2,7 +2,7 @@
 
 A comparison turned, a plus for a minus, a number one off, a condition negated, a call or an error left out, nothing
 returned. A mutant is known by its module, function, line of code and change, so that it stays itself when lines above
-it move. Words, annotations, decorators and assertions are left alone.
+it move. Words, annotations, decorators and assertions (`strict=True` of a zip is one) are left alone.
 """
 
 import ast
@@ -38,7 +38,7 @@ _COUNTED: dict[type[ast.operator], type[ast.operator]] = {
     ast.LShift: ast.RShift,
     ast.RShift: ast.LShift,
 }
-_LEFT_ALONE = {"annotation", "returns", "decorator_list", "bases", "format_spec", "msg"}
+_LEFT_ALONE = {"annotation", "returns", "decorator_list", "bases", "format_spec"}
 
 
 class Mutant(NamedTuple):
@@ -132,7 +132,7 @@ def _walk(node: ast.AST, where: str, statement: ast.AST) -> Iterator[tuple[Any, 
         if field in _LEFT_ALONE:
             continue
         for place, child in enumerate(value) if isinstance(value, list) else [(None, value)]:
-            if not isinstance(child, ast.AST) or _is_a_name(child):
+            if not isinstance(child, ast.AST) or _is_left_alone(child):
                 continue
             of = child if isinstance(child, ast.stmt) else statement
             if not isinstance(of, ast.Module):
@@ -140,8 +140,10 @@ def _walk(node: ast.AST, where: str, statement: ast.AST) -> Iterator[tuple[Any, 
             yield from _walk(child, where, of)
 
 
-def _is_a_name(node: ast.AST) -> bool:
-    """Whether it says what is offered, or what is imported for the type checker alone."""
+def _is_left_alone(node: ast.AST) -> bool:
+    """Whether it asserts, says what is offered, or what is imported for the type checker alone."""
+    if isinstance(node, ast.Assert) or (isinstance(node, ast.keyword) and node.arg == "strict"):
+        return True
     if isinstance(node, ast.If):
         return isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
     return isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "__all__"
