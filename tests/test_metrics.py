@@ -14,6 +14,7 @@ from torch.nn.functional import normalize
 
 from hyperalign.rank.metrics import (
     Hits,
+    _bounds,
     first_hits,
     group_accuracy,
     hits_from_embeddings,
@@ -365,3 +366,15 @@ def test_a_score_of_nothing_is_refused() -> None:
             zero_shot_hits(torch.ones(2, 3), labels)
     with pytest.raises(ValueError, match="got 0 pictures and 0 labels"):
         zero_shot_hits(torch.ones(0, 3), nothing)
+
+
+def test_a_row_that_is_not_finite_is_at_cosine_0_from_all_others() -> None:
+    rows = np.array([[1, 0], [np.nan, 3], [1, 0.1], [-1, 0.2], [0.9, -0.1]], np.float32)
+
+    assert nearest(rows, 1)[[0, 2, 3, 4], 0].tolist() == [2, 0, 1, 0]
+    assert nearest(rows, 4).shape == (5, 4)
+
+
+@pytest.mark.parametrize(("n_rows", "block", "ends"), [(10, 4, [0, 3, 7, 10]), (3, 0, [0, 1, 2, 3]), (4, 9, [0, 4])])
+def test_blocks_are_about_equal_and_none_is_larger_than_asked(n_rows: int, block: int, ends: list[int]) -> None:
+    assert _bounds(n_rows, block) == ends
