@@ -31,13 +31,13 @@ def covariance(rows: Matrix) -> Matrix:
     mean = np.trace(own) / (n_pairs - 1)
     chance = sum(float(row @ row) ** 2 for row in rows) - float((own**2).sum()) / n_images
     drawn = min(1.0, chance / (float((own**2).sum()) - (n_pairs - 1) * mean**2))
-    return (1 - drawn) * own + drawn * mean * apart(n_pairs)
+    return np.asarray((1 - drawn) * own + drawn * mean * apart(n_pairs))
 
 
 def whole(noise: best._Noise) -> Matrix:
     """V from its eigenvectors."""
     ways = noise.ways.double().numpy()
-    return (ways * noise.variance) @ ways.T + noise.rest * (apart(len(ways)) - ways @ ways.T)
+    return np.asarray((ways * noise.variance) @ ways.T + noise.rest * (apart(len(ways)) - ways @ ways.T))
 
 
 @pytest.mark.parametrize(("n_images", "n_pairs"), [(40, 6), (6, 6), (5, 9), (3, 9)])

@@ -8,8 +8,7 @@ from small_zoo import write_world
 
 from hyperalign.embed import check as checking
 from hyperalign.embed.check import check, check_zoo, find_twins
-from hyperalign.embed.identity import Facts
-from hyperalign.embed.zoo import load_zoo, load_zoos
+from hyperalign.embed.zoo import Facts, load_zoo, load_zoos
 
 
 def test_ready_rows_are_as_wide_as_their_file_says(tmp_path: Path) -> None:

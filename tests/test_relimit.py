@@ -168,3 +168,24 @@ def test_what_is_shown_are_the_pairs_let_through(opened: OpenRun) -> None:
     assert "wide + words" in text
     assert "sharp" not in text
     assert "The best for its size" in text
+
+
+def test_who_is_better_than_whom_is_unpacked_pair_by_pair() -> None:
+    standings = Standings(drawn(21), seed=3)
+
+    better = standings.better()
+
+    assert better.shape == (21, 21)
+    assert not better.diagonal().any()
+    assert not (better & better.T).any()
+    np.testing.assert_array_equal(1 + better.sum(1), standings.among(np.ones(21, np.bool_))[0])
+    assert better[0, 20]
+
+
+def test_draws_are_thinned_evenly_to_as_many_as_are_asked_for() -> None:
+    standings = Standings(drawn(5), seed=3)
+    all_of_them = standings.draws(10**6)
+
+    assert all_of_them.shape == (5, 2_000)
+    np.testing.assert_array_equal(standings.draws(2), all_of_them[:, [0, 1999]])
+    np.testing.assert_array_equal(standings.draws(4), all_of_them[:, [0, 666, 1333, 1999]])

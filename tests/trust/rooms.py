@@ -26,6 +26,7 @@ ROOMS = {
         *("hyperclip/architectures", "hyperclip/text", "hyperclip/model", "hyperclip/stored", "hyperclip/specialise"),
     ),
 }
+_LOOKING_ON = ("rooms.py", "mutants.py", "hunt.py", "test_quality.py")
 _TOOK = re.compile(r"^([\d.]+)s (?:setup|call|teardown)\s+(\S.*)$", re.MULTILINE)
 
 
@@ -92,9 +93,10 @@ class Seen:
 
 
 def _digest() -> str:
-    """Of all code and tests."""
+    """Of all code and tests, but for those that only look at what was measured."""
     found = hashlib.sha256()
-    for path in sorted([*ROOT.glob("hyperalign/**/*.py"), *ROOT.glob("tests/**/*.py"), ROOT / "pyproject.toml"]):
+    files = [*ROOT.glob("hyperalign/**/*.py"), *ROOT.glob("tests/**/*.py"), ROOT / "pyproject.toml"]
+    for path in sorted(path for path in files if path.name not in _LOOKING_ON):
         found.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
     return found.hexdigest()[:16]
 
