@@ -2,7 +2,8 @@
 
 `python -m trust.hunt FILE` reads, a line each, mutants with the tests that may kill them, and prints what became of
 each. What is imported before the fork is all but hyperalign: the fault must be there when the package is imported.
-A line without a mutant asks whether these tests pass by themselves; only then does a failure say anything.
+The last line says what became of the package as it is under all tests that stood where a mutant was killed: only if
+these pass does their failure say anything.
 """
 
 import ast
@@ -130,17 +131,23 @@ def _main(file: str) -> None:
     for name in _WARM:
         with suppress(ImportError):
             importlib.import_module(name)
+    killers: dict[str, None] = {}
     for line in Path(file).read_text(encoding="utf-8").splitlines():
         task = json.loads(line)
-        mutant = Mutant(**{**task["mutant"], "lines": tuple(task["mutant"]["lines"])}) if task["mutant"] else None
+        mutant = Mutant(**{**task["mutant"], "lines": tuple(task["mutant"]["lines"])})
         begin, became = time.monotonic(), "survived"
         for tests, seconds in task["rounds"]:
             became = hunt(mutant, tests, seconds)
             if became != "survived":
+                killers |= dict.fromkeys(tests)
                 break
-        said = {"name": mutant.name if mutant else "", "became": became, "seconds": round(time.monotonic() - begin, 2)}
-        sys.stdout.write(json.dumps(said) + "\n")
-        sys.stdout.flush()
+        _say(name=mutant.name, became=became, seconds=round(time.monotonic() - begin, 2))
+    _say(name="", became=hunt(None, [*killers], 3600), tests=len(killers))
+
+
+def _say(**words: str | float) -> None:
+    sys.stdout.write(json.dumps(words) + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
