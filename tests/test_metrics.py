@@ -373,6 +373,8 @@ def test_a_row_that_is_not_finite_is_at_cosine_0_from_all_others() -> None:
 
     assert nearest(rows, 1)[[0, 2, 3, 4], 0].tolist() == [2, 0, 1, 0]
     assert nearest(rows, 4).shape == (5, 4)
+    below = np.array([[-1, -1], [np.nan, 3], [-1, 0.3]], np.float32)
+    assert nearest(below, 1)[[0, 2], 0].tolist() == [2, 0]
 
 
 @pytest.mark.parametrize(("n_rows", "block", "ends"), [(10, 4, [0, 3, 7, 10]), (3, 0, [0, 1, 2, 3]), (4, 9, [0, 4])])

@@ -189,3 +189,19 @@ def test_draws_are_thinned_evenly_to_as_many_as_are_asked_for() -> None:
     assert all_of_them.shape == (5, 2_000)
     np.testing.assert_array_equal(standings.draws(2), all_of_them[:, [0, 1999]])
     np.testing.assert_array_equal(standings.draws(4), all_of_them[:, [0, 666, 1333, 1999]])
+
+
+def test_a_limit_on_both_together_lets_in_a_pair_that_meets_it_to_the_parameter(opened: OpenRun) -> None:
+    sizes = opened.table["n_params_image"] + opened.table["n_params_text"]
+    smallest = int(sizes.min())
+
+    assert len(opened.under(Limits(pair_params=Range(high=smallest))).table) == 1
+    least = opened.under(Limits(pair_params=Range(low=3_100_000))).table
+    assert sorted(least["image_encoder"] + "+" + least["text_encoder"]) == ["sharp+phrases", "sharp+words"]
+
+
+def test_a_run_without_a_seed_is_compared_as_seed_0(opened: OpenRun) -> None:
+    configuration = {name: value for name, value in opened.run.result["configuration"].items() if name != "seed"}
+    run = replace(opened.run, result={**opened.run.result, "configuration": configuration})  # type: ignore[typeddict-item]
+
+    np.testing.assert_array_equal(open_run(run).standings.draws(50), opened.standings.draws(50))

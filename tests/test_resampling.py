@@ -436,3 +436,9 @@ def test_pairs_are_selected_in_the_order_given() -> None:
 
     np.testing.assert_array_equal(chosen.hits, two_sided().hits[:, :, [2, 0]])
     np.testing.assert_array_equal(chosen.trials, two_sided().trials)
+
+
+def test_all_captions_may_belong_to_one_image() -> None:
+    hits, trials = per_image(np.ones((1, 2), np.float32), np.ones((1, 1), np.float32), np.array([0, 0]))
+
+    assert (hits.tolist(), trials.tolist()) == ([[[2]], [[1]]], [[2], [1]])

@@ -4,9 +4,11 @@ import hashlib
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -68,6 +70,19 @@ class Seen:
     def took(self) -> dict[str, float]:
         """Seconds of each test."""
         found: dict[str, float] = json.loads((self.folder / "took.json").read_text(encoding="utf-8"))
+        return found
+
+    @cached_property
+    def breadth(self) -> dict[str, int]:
+        """How many modules each test runs: one that runs few is about these."""
+        asked = (
+            "SELECT context, COUNT(DISTINCT file_id) FROM arc JOIN context ON context.id = context_id GROUP BY context"
+        )
+        found: dict[str, int] = {}
+        with closing(sqlite3.connect(self.folder / "coverage")) as database:
+            for context, n in database.execute(asked):
+                test = context.rsplit("|", 1)[0]
+                found[test] = max(n, found.get(test, 0))
         return found
 
     @cached_property

@@ -26,8 +26,8 @@ from trust.rooms import ROOMS, ROOT, Seen, files_of
 
 _ENOUGH_BRANCHES, _ENOUGH_KILLED = 95.0, 85.0  # of 100
 _MUTANTS, _SEED = 120, 6
-_FIRST = 40, 3.0  # tests that try first, and seconds they take together
-_ALL = 200, 8.0  # those that try after them
+_FIRST = 40, 4.0  # tests that try first, and seconds they take together
+_ALL = 250, 15.0  # those that try after them
 _BESIDE = ("*", "embed/*", "align/*", "rank/*")
 _FORMULA = re.compile(r"(^|\.)(\w*flops|probe_pictures|probe_sentences)$")
 
@@ -68,7 +68,6 @@ def test_nearly_all_mutants_are_killed_by_the_daily_suite(room: str, seen: Seen,
         drawn_from=len(every),
         seed=_SEED,
         timed_out=killed["timed out"],
-        lost_but_explained=killed["survived"] - len(unexplained),
         seconds=time.monotonic() - begin,
     )
     assert not unexplained, "\n".join(["survived, and survivors.toml does not say why:", *unexplained])
@@ -85,7 +84,7 @@ def mutants_of(room: str) -> Iterator[Mutant]:
 
 
 def _tasks(mutants: Sequence[Mutant], seen: Seen) -> list[dict[str, Any]]:
-    """Each mutant with the tests that try to kill it, the quickest first."""
+    """Each mutant with the tests that try to kill it: first those that run few modules, and of them the quickest."""
     found = []
     for module in sorted({mutant.module for mutant in mutants}):
         by_line = seen.tests_of(ROOT / "hyperalign" / Path(*module.split(".")).with_suffix(".py"))
@@ -94,18 +93,18 @@ def _tasks(mutants: Sequence[Mutant], seen: Seen) -> list[dict[str, Any]]:
             if mutant.module == module:
                 first, last = mutant.lines
                 there = set[str]().union(*(by_line.get(line, set()) for line in range(first, last + 1)))
-                found.append({"mutant": mutant._asdict(), "rounds": _rounds(there or anywhere, seen.took)})
+                found.append({"mutant": mutant._asdict(), "rounds": _rounds(there or anywhere, seen)})
     return found
 
 
-def _rounds(tests: set[str], took: dict[str, float]) -> list[tuple[list[str], int]]:
+def _rounds(tests: set[str], seen: Seen) -> list[tuple[list[str], int]]:
     """Tests in two rounds, with the seconds that a round may take: most mutants do not see the second."""
-    ordered = sorted(tests, key=lambda name: (took.get(name, 0.0), name))
+    ordered = sorted(tests, key=lambda name: (seen.breadth.get(name, 0), seen.took.get(name, 0.0), name))
     begun, rounds = 0, []
     for most, seconds in (_FIRST, _ALL):
         spent, names = 0.0, list[str]()
         for name in ordered[begun:most]:
-            spent += took.get(name, 0.0)
+            spent += seen.took.get(name, 0.0)
             if spent > seconds and names:
                 break
             names.append(name)
