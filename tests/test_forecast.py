@@ -4,11 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
+from hyperalign.align.canonical import Whitening
+from hyperalign.align.canonical_grid import setup_flops, setup_shapes
 from hyperalign.align.train import update_flops
 from hyperalign.board import training_free_flops
 from hyperalign.forecast import canonical_bytes, forecast, hollow_grid
-from hyperalign.ledger import connector_step_flops
+from hyperalign.ledger import cholesky_flops, connector_step_flops, gram_flops
 from hyperalign.rank.scores import cka_flops, mutual_knn_flops
 from hyperalign.request import SearchConfig
 from hyperalign.solve import Method
@@ -43,3 +46,14 @@ def test_training_free_scores_cost_both_of_their_kinds_on_the_sample() -> None:
 
     assert training_free_flops(GRID) == expected[0]
     assert training_free_flops(hollow_grid(*widths, np.arange(5000))) == expected[1]
+
+
+def test_moments_that_are_known_are_not_booked_again() -> None:
+    shapes = setup_shapes(GRID, SearchConfig().recipe().canonical)
+    none = torch.empty(0)
+    known = Whitening(none, none, none, width=12, normalise=True, varies=True, n_rows=50)
+
+    saved = setup_flops(shapes) - setup_flops(shapes, [None, known, known])
+
+    assert saved == gram_flops(50, 12) + cholesky_flops(12) + gram_flops(shapes.text_rows[0], 5) + cholesky_flops(5)
+    assert setup_flops(shapes, [None] * 3) == setup_flops(shapes)

@@ -202,6 +202,6 @@ def test_a_limit_on_both_together_lets_in_a_pair_that_meets_it_to_the_parameter(
 
 def test_a_run_without_a_seed_is_compared_as_seed_0(opened: OpenRun) -> None:
     configuration = {name: value for name, value in opened.run.result["configuration"].items() if name != "seed"}
-    run = replace(opened.run, result={**opened.run.result, "configuration": configuration})  # type: ignore[typeddict-item]
+    run = replace(opened.run, result={**opened.run.result, "configuration": configuration})
 
     np.testing.assert_array_equal(open_run(run).standings.draws(50), opened.standings.draws(50))
