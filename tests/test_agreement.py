@@ -128,3 +128,10 @@ def test_one_seed_has_no_noise_ceiling() -> None:
 
     assert math.isnan(ceiling.spearman)
     assert ceiling.reason == "the reference has one seed"
+
+
+def test_scores_of_no_pair_are_an_error_and_no_seed_has_no_ceiling() -> None:
+    with pytest.raises(ValueError, match=r"every pair needs one finite score, got \[\]"):
+        agreement([], [])
+
+    assert noise_ceiling([]).n_pairs == 0

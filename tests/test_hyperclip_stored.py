@@ -12,7 +12,7 @@ from hyperalign.embed.networks import import_timm
 from hyperalign.hyperclip.architectures import NAMES, find_architecture
 from hyperalign.hyperclip.hypernetwork import HyperConfig
 from hyperalign.hyperclip.specialise import class_rows, read_prompts, specialise, write_specialised
-from hyperalign.hyperclip.stored import Model, ModelRecord, build_model, load_model, save_model
+from hyperalign.hyperclip.stored import Model, ModelRecord, build_model, find_model, load_model, save_model
 from hyperalign.hyperclip.text import TextConfig, make_tokenizer
 
 PROMPTS = ["a red circle", "two boxes", "a star", "zebra", "a misty ground"]
@@ -192,3 +192,53 @@ def test_prompts_are_read_line_by_line(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_bytes("\ufeffa star\r\n  caf\u00e9\n\nzebra".encode())
 
     assert read_prompts(tmp_path / "classes.txt") == ["a star", "caf\u00e9", "zebra"]
+
+
+def test_a_model_without_any_text_side_is_refused() -> None:
+    record = ModelRecord(image=find_architecture("M1", input_size=64), embed_dim=24, head=True, hyper=None)
+
+    with pytest.raises(ValueError, match="a model needs a frozen text encoder or a transformer of its own"):
+        build_model(record, None)
+
+
+@pytest.mark.parametrize("inside", ["", "hyperclip", "hyperclip-flat"])
+def test_the_model_of_an_adaptation_is_found_in_its_folder(inside: str, tmp_path: Path, model: Model) -> None:
+    save_model(tmp_path / inside, model)
+
+    assert find_model(tmp_path) == tmp_path / inside
+
+
+def test_a_folder_without_a_model_is_itself_and_refused_when_it_is_opened(tmp_path: Path) -> None:
+    assert find_model(tmp_path) == tmp_path
+    with pytest.raises(FileNotFoundError, match="no model in"):
+        load_model(find_model(tmp_path))
+
+
+def test_a_model_that_lost_a_file_names_it(tmp_path: Path, model: Model) -> None:
+    save_model(tmp_path / "model", model)
+    lost = next(path for path in (tmp_path / "model").iterdir() if path.suffix == ".safetensors")
+    lost.unlink()
+
+    with pytest.raises(FileNotFoundError, match=f"has no {lost.name}; adapt again"):
+        load_model(tmp_path / "model")
+
+
+def test_prompts_that_are_not_there_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*; give a text file with one prompt a line"):
+        read_prompts(tmp_path / "prompts.txt")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"n_layers": 0}, "n_layers must be at least 1, got 0"),
+        ({"max_words": 0}, "max_words must be at least 1, got 0"),
+        ({"context": 1}, "context must be at least 2, a token and the end of the text, got 1"),
+        ({"width": 30, "n_heads": 4}, "width must be a multiple of n_heads, got 30 and 4"),
+    ],
+)
+def test_a_text_transformer_that_could_not_be_is_refused(fields: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TextConfig(**fields)
+
+    assert TextConfig(n_layers=1, width=1, n_heads=1, context=2, max_words=1).context == 2

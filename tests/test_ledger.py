@@ -18,6 +18,7 @@ from hyperalign.ledger import (
     adamw_flops,
     cholesky_flops,
     connector_step_flops,
+    damped_flops,
     eigh_flops,
     gram_flops,
     infonce_flops,
@@ -29,7 +30,9 @@ from hyperalign.ledger import (
     pulled_flops,
     qr_flops,
     search_flops,
+    sgd_flops,
     similarity_flops,
+    svd_flops,
     total_flops,
     triangular_flops,
 )
@@ -197,3 +200,40 @@ def test_what_two_methods_share_is_on_both_accounts_and_ran_once() -> None:
 
     assert search_flops(lines, "first") == search_flops(lines, "second") == 100
     assert total_flops(lines) == 100
+
+
+def test_every_formula_has_the_value_that_is_found_by_hand() -> None:
+    assert matmul_flops(3, 5, 7) == 210
+    assert gram_flops(10, 200) == 2 * 10 * (128 * 200 + 72 * 72)  # two strips
+    assert (cholesky_flops(7), triangular_flops(7, 3), eigh_flops(7)) == (114, 147, 3087)
+    assert (qr_flops(7, 3), svd_flops(3, 7)) == (252, 1386)
+    assert [book(5) for book in (sgd_flops, damped_flops, adamw_flops)] == [10, 45, 70]
+    assert [book(5, 3) for book in (sgd_flops, damped_flops, adamw_flops)] == [30, 135, 210]
+    kinds = [(False, False), (True, False), (False, True), (True, True)]
+    assert [infonce_flops(4, 6, both_sides=both, tiled=tiled) for both, tiled in kinds] == [384, 576, 576, 768]
+    assert (connector_step_flops(4, 5, 6), connector_step_flops(4, 5, 6, tiled=True)) == (864, 1056)
+    assert mlp_step_flops(2, (3, 4, 5), input_grad=True) == 3 * (48 + 80)
+    assert mlp_step_flops(2, (3, 4, 5), input_grad=False) == 3 * (48 + 80) - 48
+
+
+def test_similarities_are_booked_in_the_cheaper_order_each_time_they_are_read() -> None:
+    mapped = 2 * 20 * 3 * 50 + 2 * 20 * 50 * 10
+    once, each = 2 * 10 * 50 * 3 + 2 * 3 * 50 * 3, 2 * 20 * 3 * 10 + 2 * 20 * 3 * 3
+
+    assert [mapped_flops(20, 10, 3, 50, n_reads=n) for n in (1, 4)] == [mapped, 4 * mapped]
+    assert [pulled_flops(20, 10, 3, 50, n_reads=n) for n in (1, 4)] == [once + each, once + 4 * each]
+    assert [similarity_flops(20, 10, 3, 50, n_reads=n) for n in (1, 4)] == [once + each, once + 4 * each]
+    assert similarity_flops(20, 10, 50, 3) == 2 * 20 * 50 * 3 + 2 * 20 * 3 * 10
+    assert mapped_flops(20, 10, 3, 50) == mapped
+    assert pulled_flops(20, 10, 3, 50) == once + each
+
+
+def test_an_epoch_of_the_published_sliced_network_adds_up_for_one_width() -> None:
+    network = 6 * (32 * 128 + 128 * 512 + 512 * (1024 * 768 + 1024)) + 4 * 1024 * 32
+    assert network == 2_419_613_696
+    step = network + 300 * (4 * 512 * 768 + 8 * 512**2)
+    assert step == 3_520_618_496
+
+    assert published_sliced_epoch_flops(1100, 512, 3, widths=(300,)) == 2 * 3 * step
+    assert published_sliced_epoch_flops(1024, 512, 1, widths=(300, 300)) == 2 * step
+    assert published_ape_epoch_flops(1100, 512) == 2 * 4 * 512 * 384 * (768 + 512)

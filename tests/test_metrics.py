@@ -14,6 +14,7 @@ from torch.nn.functional import normalize
 
 from hyperalign.rank.metrics import (
     Hits,
+    _bounds,
     first_hits,
     group_accuracy,
     hits_from_embeddings,
@@ -352,3 +353,30 @@ def test_owners_and_labels_must_exist() -> None:
         hits_from_embeddings(torch.eye(3), torch.eye(4), np.arange(4))
     with pytest.raises(ValueError, match="at least 1"):
         retrieval_hits(lambda i, j: torch.ones(j - i, 6), FIVE_EACH, 6, ks=(0,))
+
+
+def test_a_score_of_nothing_is_refused() -> None:
+    nothing = np.empty(0, np.int64)
+    with pytest.raises(ValueError, match="retrieval needs captions and images, got 0 and 6"):
+        hits_of(torch.ones(0, 6), nothing)
+    with pytest.raises(ValueError, match="retrieval needs captions and images, got 2 and 0"):
+        retrieval_hits(lambda i, j: torch.ones(j - i, 0), np.array([0, 0]), 0)
+    for labels in (nothing, np.array([0])):
+        with pytest.raises(ValueError, match=f"every picture needs one label, got 2 pictures and {len(labels)} labels"):
+            zero_shot_hits(torch.ones(2, 3), labels)
+    with pytest.raises(ValueError, match="got 0 pictures and 0 labels"):
+        zero_shot_hits(torch.ones(0, 3), nothing)
+
+
+def test_a_row_that_is_not_finite_is_at_cosine_0_from_all_others() -> None:
+    rows = np.array([[1, 0], [np.nan, 3], [1, 0.1], [-1, 0.2], [0.9, -0.1]], np.float32)
+
+    assert nearest(rows, 1)[[0, 2, 3, 4], 0].tolist() == [2, 0, 1, 0]
+    assert nearest(rows, 4).shape == (5, 4)
+    below = np.array([[-1, -1], [np.nan, 3], [-1, 0.3]], np.float32)
+    assert nearest(below, 1)[[0, 2], 0].tolist() == [2, 0]
+
+
+@pytest.mark.parametrize(("n_rows", "block", "ends"), [(10, 4, [0, 3, 7, 10]), (3, 0, [0, 1, 2, 3]), (4, 9, [0, 4])])
+def test_blocks_are_about_equal_and_none_is_larger_than_asked(n_rows: int, block: int, ends: list[int]) -> None:
+    assert _bounds(n_rows, block) == ends

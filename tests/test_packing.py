@@ -115,3 +115,15 @@ def test_the_set_up_of_joined_parts_is_counted_once() -> None:
 
     assert join(parts).setup_flops == canonical.flops
     assert join(parts).train_flops == sum(part.train_flops for part in parts)
+
+
+def test_a_record_of_no_connectors_is_refused() -> None:
+    tensors, record = pack(solution_of("closed-form"))
+    beyond = {**record, "pairs": [*record["pairs"][:-1], [len(record["images"]), 0]]}
+
+    with pytest.raises(ValueError, match="the record of connectors is damaged: a pair is of encoders that are not"):
+        unpack(tensors, beyond)
+    with pytest.raises(ValueError, match="the record of connectors is damaged: "):
+        unpack(tensors, {name: value for name, value in record.items() if name != "pairs"})
+    with pytest.raises(ValueError, match="connectors and their record do not belong together"):
+        unpack({}, record)

@@ -105,3 +105,72 @@ def test_many_indistinguishable_pairs_are_counted() -> None:
 
 def test_one_pair_is_not_called_better_than_others() -> None:
     assert answer(only([0])).endswith("no other pair was compared.")
+
+
+def test_a_pair_that_alone_was_embedded_whole_is_said_to_be_alone() -> None:
+    sentence = answer(only([3]), n_left=1234)
+
+    assert sentence == (
+        "a+y scores 31.0 (95 % interval 29.0 to 33.0): no other pair was embedded whole, for 1,234 left on samples of "
+        "the data."
+    )
+
+
+def test_a_probability_among_those_embedded_whole_says_so() -> None:
+    assert "is the best pair of the 5 that were embedded whole with probability 0.40" in answer(
+        rank_pairs(TABLE, RESAMPLED), n_left=3
+    )
+
+
+@pytest.mark.parametrize(
+    ("n_params", "told"),
+    [(950, "950"), (1_000, "1k"), (9_990, "9.99k"), (1_500_000, "1.5M"), (2_000_000_000, "2G")],
+)
+def test_the_size_of_the_cheapest_is_told_in_its_unit(n_params: int, told: str) -> None:
+    small = TABLE.assign(n_params_image=[9e9, n_params - 1, 9e9, 9e9, 9e9], n_params_text=1)
+
+    assert answer(rank_pairs(small, RESAMPLED)).endswith(f" {told} parameters.")
+
+
+@pytest.mark.parametrize(("rank", "told"), [(2, "1 pair is"), (3, "2 pairs are"), (1500, "1,499 pairs are")])
+def test_a_choice_of_validation_that_others_beat_on_the_test_says_how_many_and_who(rank: int, told: str) -> None:
+    table = TABLE.assign(validation_score=[1.0, 9.0, 3.0, 4.0, 5.0])
+    resampled = RESAMPLED._replace(rank=np.array([5, rank, 1, 1, 5]))
+
+    sentence = answer(rank_pairs(table, resampled))
+
+    assert sentence == (
+        "b+x scores 30.0 (95 % interval 28.0 to 32.0) and is the best pair with probability 0.20: validation chose it, "
+        f"but on the test images {told} better with 95 % confidence. At rank 1: a+y, c+x; "
+        "the cheapest of them is c+x, with 3M parameters."
+    )
+
+
+@pytest.mark.parametrize(("off", "refused"), [(0.0009, False), (0.0015, True), (-0.0015, True)])
+def test_a_score_may_differ_from_its_hits_by_rounding_alone(off: float, refused: bool) -> None:
+    table = TABLE.assign(score=SCORE + np.array([0, 0, 0, 0, off]))
+
+    if not refused:
+        assert rank_pairs(table, RESAMPLED)["score"].tolist()[-1] == 5
+        return
+    with pytest.raises(ValueError, match=r"the score of b\+y is missing or is not that of its hits"):
+        rank_pairs(table, RESAMPLED)
+
+
+def test_positions_are_by_validation_where_it_was_scored_and_only_rounding_is_a_tie() -> None:
+    table = TABLE.assign(validation_score=[7.0, 7.0000002, 7.00001, 4.0, 5.0])
+
+    ranked = rank_pairs(table, RESAMPLED)
+
+    assert (ranked["image_encoder"] + ranked["text_encoder"]).tolist() == ["cx", "bx", "ax", "by", "ay"]
+
+
+def test_five_indistinguishable_pairs_are_named_and_of_six_three() -> None:
+    five = rank_pairs(TABLE, RESAMPLED._replace(rank=np.ones(5, np.int64)))
+    extra = TABLE.iloc[[4]].assign(image_encoder="z")
+    six_table = pd.concat([TABLE, extra], ignore_index=True)
+    six = rank_pairs(six_table, Bootstrap._make(np.append(column, column[-1]) for column in RESAMPLED)._replace(
+        rank=np.ones(6, np.int64)))  # fmt: skip
+
+    assert "but 5 pairs are indistinguishable at 95 %: a+y, b+x, c+x, a+x, b+y. The cheapest" in answer(five)
+    assert "but 6 pairs are indistinguishable at 95 %: a+y, b+x, c+x and 3 more. The cheapest" in answer(six)

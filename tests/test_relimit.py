@@ -1,6 +1,7 @@
 """Another limit on a finished run: the same numbers as if only those let through had taken part."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +137,14 @@ def test_a_limit_that_nothing_meets_names_the_nearest(opened: OpenRun) -> None:
         opened.under(Limits(pair_params=Range(high=1_000_500)))
 
 
+def test_limits_that_pairs_meet_one_by_one_and_none_of_the_run_together_are_refused(opened: OpenRun) -> None:
+    table = opened.table[opened.table["image_encoder"] != "dull"]
+    places = opened.places[(opened.table["image_encoder"] != "dull").to_numpy()]
+
+    with pytest.raises(ValueError, match="no pair of this run is within these limits; search anew for others"):
+        replace(opened, table=table, places=places).under(Limits(image_params=Range(high=1_000_000)))
+
+
 def test_a_zero_shot_run_is_ordered_by_its_own_hits(world: Path) -> None:
     config = small_config(world, task="zero-shot", labels=str(world / "shapes"))
     opened = open_run(load_run(small_search(world, config=config, out="zero-shot")))
@@ -159,3 +168,40 @@ def test_what_is_shown_are_the_pairs_let_through(opened: OpenRun) -> None:
     assert "wide + words" in text
     assert "sharp" not in text
     assert "The best for its size" in text
+
+
+def test_who_is_better_than_whom_is_unpacked_pair_by_pair() -> None:
+    standings = Standings(drawn(21), seed=3)
+
+    better = standings.better()
+
+    assert better.shape == (21, 21)
+    assert not better.diagonal().any()
+    assert not (better & better.T).any()
+    np.testing.assert_array_equal(1 + better.sum(1), standings.among(np.ones(21, np.bool_))[0])
+    assert better[0, 20]
+
+
+def test_draws_are_thinned_evenly_to_as_many_as_are_asked_for() -> None:
+    standings = Standings(drawn(5), seed=3)
+    all_of_them = standings.draws(10**6)
+
+    assert all_of_them.shape == (5, 2_000)
+    np.testing.assert_array_equal(standings.draws(2), all_of_them[:, [0, 1999]])
+    np.testing.assert_array_equal(standings.draws(4), all_of_them[:, [0, 666, 1333, 1999]])
+
+
+def test_a_limit_on_both_together_lets_in_a_pair_that_meets_it_to_the_parameter(opened: OpenRun) -> None:
+    sizes = opened.table["n_params_image"] + opened.table["n_params_text"]
+    smallest = int(sizes.min())
+
+    assert len(opened.under(Limits(pair_params=Range(high=smallest))).table) == 1
+    least = opened.under(Limits(pair_params=Range(low=3_100_000))).table
+    assert sorted(least["image_encoder"] + "+" + least["text_encoder"]) == ["sharp+phrases", "sharp+words"]
+
+
+def test_a_run_without_a_seed_is_compared_as_seed_0(opened: OpenRun) -> None:
+    configuration = {name: value for name, value in opened.run.result["configuration"].items() if name != "seed"}
+    run = replace(opened.run, result={**opened.run.result, "configuration": configuration})
+
+    np.testing.assert_array_equal(open_run(run).standings.draws(50), opened.standings.draws(50))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from statistics import NormalDist
 
@@ -20,6 +21,8 @@ from hyperalign.rank.best import chance_of_best
 from hyperalign.rank.resampling import (
     Contributions,
     bootstrap,
+    find_linear,
+    find_scores,
     interval,
     per_image,
     per_picture,
@@ -365,3 +368,77 @@ def test_the_measurement_gives_every_sheet() -> None:
     assert sheets[0].rows[0]["n_test_sets"] == 4
     assert [row["what"] for row in sheets[4].rows] == ["P(best)", "share of resamples"]
     assert all(list(row) == list(sheet.rows[0]) for sheet in sheets for row in sheet.rows)
+
+
+def test_hits_of_other_captions_and_too_few_resamples_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"t2i must hold 2 pairs by 3 captions, got \(2, 4\)"):
+        per_image(np.ones((2, 4), np.float32), np.ones((2, 3), np.float32), np.arange(3))
+    with pytest.raises(ValueError, match="n_boot must be at least 2, got 1"):
+        bootstrap(per_picture(np.eye(3, dtype=np.float32)), n_boot=1)
+
+    assert bootstrap(per_picture(np.eye(3, dtype=np.float32)), n_boot=2).rank.shape == (3,)
+
+
+def two_sided() -> Contributions:
+    """Hits in two directions of seven images with one to three captions, four pairs."""
+    rng = np.random.default_rng(5)
+    owner = np.repeat(np.arange(7), [1, 3, 2, 2, 1, 3, 2])
+    return per_image(rng.random((4, len(owner))).astype(np.float32), rng.random((4, 7)).astype(np.float32), owner)
+
+
+def test_what_an_image_adds_is_the_slope_of_the_score_in_its_weight() -> None:
+    hits, trials = (part.astype(np.float64) for part in two_sided())
+
+    def score(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        ratios = np.einsum("n,gnp->gp", weights, hits) / (trials @ weights)[:, None]
+        return np.asarray(100 * ratios.mean(0))
+
+    steps = 1e-6 * np.eye(7)
+    slopes = np.stack([(score(1 + step) - score(1 - step)) / 2e-6 for step in steps])
+    np.testing.assert_allclose(find_linear(two_sided()), slopes * math.sqrt(7 / 6), rtol=1e-4, atol=1e-4)
+
+
+def test_the_interval_is_of_the_resamples_variance_as_it_would_be_of_fresh_images() -> None:
+    contributions = two_sided()
+    variance = resample(contributions, n_boot=300, seed=4).astype(np.float64).var(0, ddof=1) * 7 / 6
+
+    found = bootstrap(contributions, n_boot=300, seed=4)
+
+    low, high = interval(find_scores(contributions), variance, 7)
+    np.testing.assert_allclose(found.low, low, rtol=1e-6)
+    np.testing.assert_allclose(found.high, high, rtol=1e-6)
+
+
+def test_one_image_can_be_resampled() -> None:
+    contributions = per_picture(np.array([[1.0], [0.0]], np.float32))
+
+    found = bootstrap(contributions, n_boot=10)
+
+    assert found.score.tolist() == [100, 0]
+    assert found.rank.tolist() == [1, 2]
+    assert find_linear(contributions).tolist() == [[0, 0]]
+    assert find_scores(contributions).tolist() == [100, 0]
+    one = 100 * 1.959963984540054**2 / (1 + 1.959963984540054**2)
+    assert found.high[1] == pytest.approx(one)
+    assert found.low[0] == pytest.approx(100 - one)
+
+
+def test_resamples_drawn_in_blocks_are_those_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once = resample(two_sided(), n_boot=11, seed=2)
+
+    monkeypatch.setattr(resampling, "_BLOCK_VALUES", 3 * 7)
+
+    np.testing.assert_array_equal(resample(two_sided(), n_boot=11, seed=2), at_once)
+
+
+def test_pairs_are_selected_in_the_order_given() -> None:
+    chosen = select(two_sided(), [2, 0])
+
+    np.testing.assert_array_equal(chosen.hits, two_sided().hits[:, :, [2, 0]])
+    np.testing.assert_array_equal(chosen.trials, two_sided().trials)
+
+
+def test_all_captions_may_belong_to_one_image() -> None:
+    hits, trials = per_image(np.ones((1, 2), np.float32), np.ones((1, 1), np.float32), np.array([0, 0]))
+
+    assert (hits.tolist(), trials.tolist()) == ([[[2]], [[1]]], [[2], [1]])

@@ -189,3 +189,27 @@ def test_nothing_global_is_seeded() -> None:
 
     assert torch.equal(torch.get_rng_state(), before)
     np.testing.assert_array_equal(first.cca, second.cca)
+
+
+def test_a_row_without_direction_lies_where_the_others_have_their_mean() -> None:
+    image, text = draw(40, 5) + 2, draw(40, 6, seed=1) + 1
+    text[:, :5] += image
+    spoiled, filled = image.copy(), image.copy()
+    spoiled[[3, 8]] = np.nan
+    filled[[3, 8]] = np.delete(image, [3, 8], 0).mean(0)
+
+    bad, good = score(spoiled, text), score(filled, text)
+
+    assert bad.cka[0, 0] == pytest.approx(good.cka[0, 0], abs=1e-5)
+    assert bad.cca[0, 0] == pytest.approx(good.cca[0, 0], abs=1e-5)
+
+
+def test_unlike_numbers_of_items_and_one_sided_zoos_are_refused() -> None:
+    with pytest.raises(ValueError, match="all encoders must see the same items, got 8 and 9 rows"):
+        score(draw(8, 3), draw(9, 3))
+    with pytest.raises(ValueError, match="scores need encoders on both sides, got 1 and 0"):
+        training_free_scores([draw(8, 3)], [])
+    with pytest.raises(ValueError, match="at least 4 items"):
+        score(draw(3, 3), draw(3, 3))
+
+    assert score(draw(4, 3), draw(4, 3)).cka[0, 0] == pytest.approx(1)

@@ -83,9 +83,11 @@ def answer(table: pd.DataFrame, *, n_left: int = 0) -> str:
     listed = ", ".join(names) if len(names) <= _LISTED else f"{', '.join(names[:3])} and {len(names) - 3} more"
     size = f"with {_count(sizes[cheapest])} parameters"
     if best["rank"] > 1:
+        n_better = int(best["rank"]) - 1
+        better = "1 pair is" if n_better == 1 else f"{n_better:,} pairs are"
         return (
-            f"{winner}: validation chose it, but on the test images {int(best['rank']) - 1} pairs are better with 95 % "
-            f"confidence. At rank 1: {listed}; the cheapest of them is {names[cheapest]}, {size}."
+            f"{winner}: validation chose it, but on the test images {better} better with 95 % confidence. At rank 1: "
+            f"{listed}; the cheapest of them is {names[cheapest]}, {size}."
         )
     which = "the first" if cheapest == 0 else f"{names[cheapest]}, which scores {first['score'][cheapest]:.1f}"
     return (
