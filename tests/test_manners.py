@@ -270,7 +270,8 @@ def test_json_stands_alone_on_stdout(command: Callable[..., Said]) -> None:
 
     document = json.loads(said.out)
     assert said.status == 0
-    assert len(document["leaderboard"]) == len(IMAGES) * len(TEXTS)
+    methods = [row["method"] for row in document["leaderboard"]]
+    assert methods == ["hypernet"] * len(IMAGES) * len(TEXTS) + ["polished"]
     assert document["method"] == "hypernet"
     assert "hypernetwork, steps: 2" in said.err
 
@@ -521,7 +522,7 @@ def words_of(config: SearchConfig) -> list[str]:
     names = {"n_steps": "--steps", "batch_size": "--batch-size", "pairs_per_step": "--pairs-per-step"}
     words += [part for key, value in config.train.items() for part in (names[key], str(value))]
     words += [part for key, value in config.baseline.items() for part in (f"--baseline-{key[2:]}", str(value))]
-    return words
+    return [*words, "--polish", str(config.polish)]
 
 
 def test_a_real_interrupt_is_resumed_by_another_process(tmp_path: Path) -> None:

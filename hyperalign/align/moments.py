@@ -92,8 +92,8 @@ def find_caption_moments(
 
 def moment_rows(ok: NDArray[np.bool_], owner: NDArray[np.int64]) -> int:
     """Rows of which `find_caption_moments` takes products."""
-    n_ok = int(ok.sum())
-    return min(n_ok, len(np.unique(owner[ok])) + len(_two_of_each(ok, owner)))
+    counts = np.bincount(owner[ok])
+    return int(min(counts.sum(), (counts > 0).sum() + 2 * (counts > 1).sum()))
 
 
 def _two_of_each(ok: NDArray[np.bool_], owner: NDArray[np.int64]) -> NDArray[np.int64]:

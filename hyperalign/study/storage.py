@@ -187,8 +187,9 @@ def local_file(url: str) -> Path | None:
 def _unwritable(folder: Path) -> str | None:
     """Why no database can be written there, in the system's words, which SQLite keeps to itself; None where one can."""
     try:
-        with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+        with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(_DATABASE_BYTES))
+            file.flush()  # whole, or an error: an unbuffered file takes what there is room for
             return None
     except OSError as error:
         return error.strerror
