@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hyperalign.account import compute_ratios, describe_verified, note_unfinished, sum_up
+from hyperalign.account import compute_ratios, describe_checked, note_unfinished, sum_up
 from hyperalign.forecast import forecast, hollow_grid
 from hyperalign.ledger import Line
 from hyperalign.request import SearchConfig
@@ -34,7 +34,7 @@ def table_of(name: str, rows: list[tuple[str, str, float]]) -> Any:
 def test_a_verified_pair_stands_beside_its_own_score_by_the_method_that_answers() -> None:
     main = table_of("hypernet", [("a", "x", 10.0), ("a", "y", 20.0), ("b", "x", 30.0), ("b", "y", 40.0)])
 
-    words = describe_verified(main, [table_of("ape", [("a", "y", 21.0)]), table_of("ape", [("b", "x", 28.5)])])
+    words = describe_checked(main, [table_of("ape", [("a", "y", 21.0)]), table_of("ape", [("b", "x", 28.5)])])
 
     assert words == [
         "Verified by ape, trained for a+y alone: 21.0 (95 % interval 19.0 to 24.0); hypernet gave 20.0.",

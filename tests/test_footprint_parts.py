@@ -37,9 +37,12 @@ def recipe(**canonical: Any) -> Recipe:
     return replace(one, **small, canonical=replace(one.canonical, **canonical))
 
 
-def parts(*methods: Method, tried: tuple[tuple[int, int], ...] = ()) -> Heights:
+Pairs = tuple[tuple[int, int], ...]
+
+
+def parts(*methods: Method, tried: Pairs = (), polished: Pairs = ()) -> Heights:
     made = [(method, forecast(method, TRAIN, TRAIN.pairs(), recipe())) for method in methods]
-    return heights(made, TRAIN, VAL, TEST, recipe(), tried)
+    return heights(made, TRAIN, VAL, TEST, recipe(), tried, polished)
 
 
 def test_the_baseline_alone() -> None:
@@ -129,6 +132,15 @@ def test_directions_found_from_a_mixture_of_texts_hold_their_sample() -> None:
     assert found.height == round(1.1 * 4 * (finding + roots) + 1.1 * 22 * 100 * 64) + LIBRARIES
 
 
+def test_polishing_takes_what_the_dearest_of_its_pairs_takes_alone() -> None:
+    stage = ("polishing", "polished · both")
+    narrow, wide = (parts(APE, polished=(pair,))[stage] for pair in ((0, 0), (1, 0)))
+
+    assert stage not in parts(APE)
+    assert parts(APE, polished=((0, 0), (1, 0)))[stage] == max(narrow, wide) == wide
+    assert wide - narrow < 10 * 4 * (50 + 100) * 12  # of a grid so small no more than some copies of its rows
+
+
 def test_tables_that_are_too_large_to_be_kept_are_read_where_they_lie() -> None:
     n = 2**20  # rows of 64 numbers are 256 MiB, all that may be kept; those of 65 are more
     kept, read = (hollow_grid([width], [4], np.arange(n)) for width in (64, 65))
@@ -137,7 +149,7 @@ def test_tables_that_are_too_large_to_be_kept_are_read_where_they_lie() -> None:
     def trained(rows: Grid, width: int) -> int:
         cost = forecast(APE, rows, [(0, 0)], recipe())
         few = hollow_grid([width], [4], np.arange(4))
-        found = heights([(APE, cost)], rows, few, few, recipe(), [])["training", APE.label]
+        found = heights([(APE, cost)], rows, few, few, recipe(), [], [])["training", APE.label]
         return found - step - 4 * (6 * 16 * (width + 4) + 5 * width * 4) - 4 * (width * 4 + width) - LIBRARIES
 
     assert trained(kept, 64) == 4 * n * (64 + 4) + 4 * n * 64
@@ -148,7 +160,7 @@ def test_similarities_are_held_a_block_at_a_time() -> None:
     large, small = (hollow_grid([8], [5], np.arange(n)) for n in (20_000, 50))
     cost = forecast(APE, small, [(0, 0)], recipe())
 
-    found = heights([(APE, cost)], small, large, small, recipe(), [])
+    found = heights([(APE, cost)], small, large, small, recipe(), [], [])
 
     rows = 4 * 20_000 * (8 + 8 + 5 + 5) + 22 * 4096 * 8
     assert found["validation", APE.label] == rows + 5 * 64 * 2**20 // 2 + ONCE
@@ -171,6 +183,7 @@ def test_ample_memory_counts_all_rows_all_connectors_and_the_sliced_network() ->
         ("set-up", "`max_features` under [canonical] of --config, or --limit"),
         ("training", "a smaller --batch-size or --pairs-per-step, or --limit"),
         ("verification", "a smaller --baseline-batch-size, or --verify 0"),
+        ("polishing", "--polish 0"),
         ("validation", "--limit"),
     ],
 )

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from hyperalign.align.polish import POLISH
 from hyperalign.embed.consent import Written
 from hyperalign.embed.identity import identity, pin
 from hyperalign.embed.plain import first_line
@@ -75,7 +76,7 @@ def choose_pair(
     known = load_zoos([Written(one) for one in zoo]) if zoo else _own_zoos(found)
     autocast = bool(found.result["configuration"].get("autocast", False))
     image, text = (_unchanged(found, known, row[side], autocast) for side in ("image_encoder", "text_encoder"))
-    scale = None
+    scale = POLISH.logit_scale if row["method"] == "polished" else None
     if row["method"] == "hypernet" and (run / "kept.safetensors").is_file():
         with _undamaged(run):
             scale = float(load_tensors(run / "kept.safetensors")["logit_scale"][0])
