@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,6 +68,15 @@ def test_read_only_hits_are_read() -> None:
     contributions.hits.flags.writeable = False
 
     assert bootstrap(contributions).score.tolist() == [100]
+
+
+@pytest.mark.parametrize("dtype", [np.uint64, np.uint8, np.int16])
+def test_whole_numbers_of_any_kind_are_owners(dtype: type[np.integer[Any]]) -> None:
+    t2i, i2t, owner = np.eye(1, 3, dtype=np.float32), np.ones((1, 2), np.float32), np.array([0, 0, 1])
+
+    assert bootstrap(per_image(t2i, i2t, owner.astype(dtype))).score == bootstrap(per_image(t2i, i2t, owner)).score
+    with pytest.raises(ValueError, match="whole numbers, got float64"):
+        per_image(t2i, i2t, owner / 1)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("stranger", [-1, 2])

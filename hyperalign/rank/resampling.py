@@ -77,14 +77,20 @@ def per_image(t2i: NDArray[np.float32], i2t: NDArray[np.float32], owner: NDArray
         t2i: (P, n_captions) expected hits at 1.
         i2t: (P, n_images) expected hits at 1.
         owner: (n_captions,) index of each caption's image.
+
+    Raises:
+        ValueError: If the three are not of the same captions and images.
     """
     n_pairs, n_images = i2t.shape
+    if owner.dtype.kind not in "iu":
+        raise ValueError(f"owner must be whole numbers, got {owner.dtype}")
     if t2i.shape != (n_pairs, len(owner)):
         raise ValueError(f"t2i must hold {n_pairs} pairs by {len(owner)} captions, got {t2i.shape}")
     if len(owner) and not 0 <= owner.min() <= owner.max() < n_images:
         raise ValueError(f"captions must belong to one of {n_images} images, got {owner.min()} to {owner.max()}")
+    owner = owner.astype(np.int64)
     hits = torch.zeros(2, n_images, n_pairs)
-    hits[0].index_add_(0, torch.tensor(owner), _tensor(t2i).float().T)
+    hits[0].index_add_(0, torch.from_numpy(owner), _tensor(t2i).float().T)
     hits[1] = _tensor(i2t).T
     trials = np.stack([np.bincount(owner, minlength=n_images), np.ones(n_images)]).astype(np.float32)
     return Contributions(hits.numpy(), trials)
