@@ -3,7 +3,9 @@
 import io
 import json
 import shlex
+import sqlite3
 import zlib
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +43,11 @@ from hyperalign.study.conduct import best_commands
 from hyperalign.study.kept import read_study
 from hyperalign.study.outcome import write_best
 from hyperalign.study.seats import WORKER, _is_lost
-from hyperalign.study.space import read_space
+from hyperalign.study.space import read_space, turned
 from hyperalign.study.storage import open_storage, shown
 from hyperalign.use.classes import read_classes
 from hyperalign.use.folder import read_folder
+from hyperalign.use.likeness import is_like
 from hyperalign.use.stock import read_stock
 
 TEXT_ENCODER = '[[encoder]]\nname = "x"\nmodality = "text"\nloader = "sentence-transformers"\narchitecture = "a"\n'
@@ -459,6 +462,11 @@ def test_a_stock_with_pictures_beyond_its_folders_counts_as_damaged(tmp_path: Pa
 
 
 STUDY = {"format": 1, "name": "s", "storage": "journal", "configuration": {}, "asked": {}, "inputs": "i"}
+FOUND: dict[str, Any] = {  # of one trial, that failed
+    **{"objectives": ["score"], "directions": ["maximize"], "n_trials": {"failed": 1}, "n_given_back": 0, "best": []},
+    "trials": [{"number": 0, "state": "failed", "values": None, "params": {}, "seconds": 1.0}],
+    **{"history": [], "importances": {}, "spent_tflop": {}, "stopped": ""},
+}
 
 
 @pytest.mark.parametrize(
@@ -469,6 +477,8 @@ STUDY = {"format": 1, "name": "s", "storage": "journal", "configuration": {}, "a
         ({"warm": 5}, "warm must be text"),
         ({"trials": []}, "it lacks"),
         ({"status": "gone"}, "status must be"),
+        ({"status": "finished"}, "it has ended and lacks trials"),
+        ({**FOUND, "best": [0]}, "its best trials are not among its trials, or have no values"),
     ],
 )
 def test_a_record_that_is_none_of_a_study_is_refused(tmp_path: Path, change: dict[str, Any], sentence: str) -> None:
@@ -476,6 +486,34 @@ def test_a_record_that_is_none_of_a_study_is_refused(tmp_path: Path, change: dic
 
     with pytest.raises(ValueError, match=sentence):
         read_study(tmp_path)
+
+
+def test_a_study_whose_trials_all_failed_is_read(tmp_path: Path) -> None:
+    (tmp_path / "study.json").write_text(json.dumps({**STUDY, **FOUND, "status": "finished"}))
+
+    assert read_study(tmp_path)["best"] == []
+
+
+def test_a_trial_of_fields_that_no_training_has_is_refused() -> None:
+    with pytest.raises(ValueError, match="a trial is of learning, and no training has such a field"):
+        turned(RESIDUAL, {"learning": 1.0})
+
+
+def test_a_database_whose_tables_have_no_names_is_refused(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "x.db")) as file:
+        file.execute("CREATE TABLE plain (x int)")
+        file.commit()
+    (tmp_path / "x.db").write_bytes((tmp_path / "x.db").read_bytes().replace(b"plain", b"pl\x92in"))
+
+    with pytest.raises(ValueError, match="is not a study's storage"):
+        open_storage(f"sqlite:///{tmp_path / 'x.db'}", tmp_path)
+
+
+def test_rows_of_several_lengths_are_like_no_model() -> None:
+    known = {"rows": [[1.0, 0.0], [0.0, 1.0]]}
+
+    assert is_like(known, known)
+    assert not is_like({"rows": [[1.0, 0.0], [0.0]]}, known)
 
 
 @pytest.mark.parametrize("storage", ["sqlite:///{}/new.db", "journal:{}/new.journal"])

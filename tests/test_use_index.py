@@ -177,3 +177,18 @@ def test_a_file_that_is_no_index_is_one_sentence(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match=r"x\.faiss is no whole Faiss index; remove it"):
         read_lookup(tmp_path / "x.faiss", "flat", 0)
+
+
+def test_an_index_that_was_never_trained_is_one_sentence(tmp_path: Path) -> None:
+    import faiss
+
+    faiss.write_index(faiss.IndexScalarQuantizer(4, faiss.ScalarQuantizer.QT_8bit), str(tmp_path / "x.faiss"))
+
+    with pytest.raises(ValueError, match=r"x\.faiss is no whole Faiss index"):
+        read_lookup(tmp_path / "x.faiss", "flat", 0)
+
+
+@pytest.mark.parametrize("effort", [-1, 2**31])
+def test_an_effort_that_no_index_knows_is_one_sentence(tmp_path: Path, effort: int) -> None:
+    with pytest.raises(ValueError, match=f"the effort of .*x.faiss must be at least 0 and below .*, got {effort}"):
+        read_lookup(tmp_path / "x.faiss", "hnsw", effort)

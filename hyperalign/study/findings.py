@@ -93,11 +93,13 @@ class StudyRecord(TypedDict):
 def find_fault(record: Mapping[str, Any]) -> str | None:
     """Why a record is not one of a study, in words; None where it is."""
     fault = misfit(record, StudyRecord) or (misfit(record, Findings) if "trials" in record else None)
-    if fault is not None or "trials" not in record:
+    if fault is not None:
         return fault
-    known, n_values = {trial["number"] for trial in record["trials"]}, len(record["objectives"])
-    if not known.issuperset(record["best"]):
-        return "its best trials are not among its trials"
+    if "trials" not in record:
+        return None if record.get("status") in (None, "running") else "it has ended and lacks trials"
+    scored, n_values = {trial["number"] for trial in record["trials"] if trial["values"]}, len(record["objectives"])
+    if not scored.issuperset(record["best"]):
+        return "its best trials are not among its trials, or have no values"
     values = [trial["values"] for trial in record["trials"] if trial["values"]]
     if any(len(some) != n_values or None in some for some in values):
         return "a trial has not one value for each objective"

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from hyperalign.align.train import MAX_LOGIT_SCALE, TrainConfig
@@ -96,7 +96,13 @@ def read_space(words: Mapping[str, Any], base: TrainConfig) -> tuple[Knob, ...]:
 
 
 def turned(base: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
-    """The training with some fields at other values; a length takes the place of the one that ruled."""
+    """The training with some fields at other values; a length takes the place of the one that ruled.
+
+    Raises:
+        ValueError: For a field that no training has, or a value that it could not have.
+    """
+    if strange := values.keys() - {field.name for field in fields(base)}:
+        raise ValueError(f"a trial is of {', '.join(sorted(strange))}, and no training has such a field")
     rest: dict[str, Any] = {}
     if any(name in values for name in _LENGTHS):
         rest = {"n_steps": None, "n_epochs": None}

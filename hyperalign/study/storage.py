@@ -216,7 +216,7 @@ def _check_sqlite(path: Path) -> None:
     try:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode={mode}", uri=True)) as file:
             tables = {row[0] for row in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a study's storage ({error}); give another --storage") from None
     if not {"studies", "trials", "alembic_version"} <= tables:
         raise ValueError(f"{path} is not a study's storage: it has no tables of Optuna; give another --storage")

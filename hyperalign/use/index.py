@@ -332,14 +332,19 @@ def read_lookup(path: Path, kind: str, effort: int) -> Lookup:
     """Read an index back.
 
     Raises:
-        ValueError: If the file is no Faiss index.
+        ValueError: If the file is no Faiss index that can be searched, or no index is searched with such an effort.
     """
     import faiss
 
+    if not 0 <= effort < 2**31:
+        raise ValueError(f"the effort of {path} must be at least 0 and below 2**31, got {effort}")
     try:
-        return Lookup(faiss.read_index(str(path)), kind, effort)
+        index = faiss.read_index(str(path))
     except (RuntimeError, MemoryError):
-        raise ValueError(f"{path} is no whole Faiss index; remove it and run `hyperalign index` again") from None
+        index = None
+    if index is None or not index.is_trained:
+        raise ValueError(f"{path} is no whole Faiss index; remove it and run `hyperalign index` again")
+    return Lookup(index, kind, effort)
 
 
 def export_index(rows: shards.Rows, path: Path) -> int:

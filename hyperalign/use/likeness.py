@@ -26,5 +26,8 @@ def likeness(model: DualEncoder) -> dict[str, Any]:
 
 def is_like(known: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two likenesses are of one model, whatever each is called."""
-    mine, theirs = (np.array(one["rows"], dtype=np.float64) for one in (known, other))
+    try:
+        mine, theirs = (np.array(one["rows"], dtype=np.float64) for one in (known, other))
+    except ValueError:  # rows of several lengths are of no model
+        return False
     return mine.shape == theirs.shape and bool(np.linalg.norm(mine - theirs, axis=1).max() <= _MOST_APART)
