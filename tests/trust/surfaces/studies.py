@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import random
 import sqlite3
 from contextlib import closing
@@ -106,7 +107,7 @@ def _settle(rng: random.Random, folder: Path, urls: list[bytes], database: bytes
 
 
 def _lies_in(folder: Path, path: Path | None) -> bool:
-    return path is not None and path.resolve().parent == folder.resolve()
+    return path is not None and Path(os.path.abspath(path)).parent == folder.resolve()  # noqa: PTH100 - it may hold a null
 
 
 def _silent(stage: str, done: int, total: int) -> None: ...
