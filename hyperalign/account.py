@@ -61,7 +61,7 @@ def describe_checked(main: Tested, checked: Sequence[Tested]) -> list[str]:
         else:
             n_pairs, table = len(table), table.nlargest(1, "validation_score")
             (row,) = table.itertuples()
-            many = f"Polished, each of {n_pairs} pairs alone; {_name(row)} validates best:"
+            many = f"Polished, {n_pairs} pairs by themselves; {_name(row)} validates best:"
             beginnings = [many if n_pairs > 1 else f"Polished, made for {_name(row)} alone:"]
         said += [
             f"{beginning} {row.score:.1f} (95 % interval {row.score_low:.1f} to {row.score_high:.1f}); "

@@ -20,7 +20,7 @@ from hyperalign.align.train import TrainConfig
 from hyperalign.forecast import Forecast, forecast, sliced_widths
 from hyperalign.solve import Method, Recipe, polishing_recipe
 
-__all__ = ["OPENING", "Heights", "SetUp", "ample_bytes", "heights", "lacking", "setup_bytes"]
+__all__ = ["OPENING", "Heights", "SetUp", "ample_bytes", "dearest", "heights", "lacking", "setup_bytes"]
 
 OPENING = "opening rows"
 Heights = dict[tuple[str, str], int]  # by stage of the ledger, or `OPENING`, and method
@@ -73,7 +73,7 @@ def heights(  # noqa: PLR0913 - the parts of a search
         test: Rows to report on.
         recipe: How each method is trained.
         tried: Pairs that the baseline may be asked to verify.
-        polished: Pairs that may be made as good as they get.
+        polished: Pairs that are polished together; `dearest` where they are not known yet.
     """
     found: Heights = {(OPENING, ""): _opening_bytes((train, val, test))}
     held = 0
@@ -93,6 +93,11 @@ def heights(  # noqa: PLR0913 - the parts of a search
         found["test evaluation", method.label] = held + _testing_bytes(cost.solution, test)
         held += _ITEM * len(cost.solution.pairs) * (test.n_images + test.n_captions)
     return found
+
+
+def dearest(grid: Grid, pairs: Sequence[PairIndex]) -> list[PairIndex]:
+    """Pairs by the size of a connector between their rows, the largest first."""
+    return sorted(pairs, key=lambda pair: -grid.images[pair[0]].shape[1] * grid.texts[pair[1]].shape[1])
 
 
 def ample_bytes(train: Grid, test: Grid, recipe: Recipe, methods: Sequence[Method]) -> int:
@@ -211,14 +216,11 @@ def _tried_bytes(grid: Grid, pairs: Sequence[PairIndex], config: TrainConfig) ->
 
 
 def _polishing_bytes(grid: Grid, pairs: Sequence[PairIndex], recipe: Recipe) -> int:
-    """Coordinates of one of the pairs, and its training."""
-    own, most = polishing_recipe(recipe), 0
-    for pair in pairs:
-        part, among = alone(grid, [pair])
-        setup, cost = setup_bytes(part, own.canonical), forecast(Method("ape", "both", 0), part, among, own)
-        rank = setup_shapes(part, own.canonical).rank
-        most = max(most, setup.height, setup.left + _training_bytes(part, cost.solution, own.ape_both, rank=rank))
-    return most
+    """Coordinates that the pairs share, and their training."""
+    own, (part, among) = polishing_recipe(recipe), alone(grid, pairs)
+    setup, cost = setup_bytes(part, own.canonical), forecast(Method("ape", "both", 0), part, among, own)
+    rank = setup_shapes(part, own.canonical).rank
+    return max(setup.height, setup.left + _training_bytes(part, cost.solution, own.ape_both, rank=rank))
 
 
 def _scoring_bytes(solution: Solution, grid: Grid, *, n_depths: int) -> int:

@@ -32,7 +32,7 @@ from hyperalign.candidates import Candidates, find_candidates, recall_latency
 from hyperalign.ceiling import score_ceiling
 from hyperalign.embed.data import Dataset, LabelSet
 from hyperalign.embed.locks import Claim
-from hyperalign.footprint import Heights, ample_bytes, heights, lacking
+from hyperalign.footprint import Heights, ample_bytes, dearest, heights, lacking
 from hyperalign.forecast import forecast, hollow_grid
 from hyperalign.grids import Prepared, note_near_duplicates, open_grids
 from hyperalign.ladder import Ladder
@@ -326,7 +326,7 @@ def _fit_memory(config: SearchConfig, asked: Asked, prepared: Prepared, say: Say
     def parts(config: SearchConfig) -> Heights:
         recipe = config.recipe()
         made = [(method, forecast(method, prepared.train, pairs, recipe)) for method in config.plan_methods()]
-        tried, polished = (pairs if n else [] for n in (config.n_verified(), config.polish))
+        tried, polished = pairs if config.n_verified() else [], dearest(grids[0], pairs)[: config.polish]
         return heights(made, *grids, recipe, tried, polished)
 
     found, thrifty = parts(config), replace(config, canonical={**config.canonical, "store_bytes": 0})

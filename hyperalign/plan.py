@@ -17,7 +17,7 @@ from hyperalign.align.polish import alone, back_among
 from hyperalign.board import training_free_flops
 from hyperalign.embed.pictures import Blocks
 from hyperalign.embed.zoo import EncoderSpec
-from hyperalign.footprint import heights
+from hyperalign.footprint import dearest, heights
 from hyperalign.forecast import Forecast, Hollow, forecast, hollow_grid
 from hyperalign.grids import LabelGrid
 from hyperalign.ladder import encoders_of
@@ -157,8 +157,8 @@ class _Drawing:
         wanted = config.exhaustive is False or is_worthwhile(*given, cache_dir=cache_dir)
         self.promotes = config.may_promote() and wanted
         self.made = [(method, self._forecast(method)) for method in config.plan_methods()]
-        dearest = sorted(self.pairs, key=self._size, reverse=True)
-        self.tried, self.polished = dearest[: config.n_verified()], dearest[: config.polish]
+        by_cost = dearest(self.train, self.pairs)
+        self.tried, self.polished = by_cost[: config.n_verified()], by_cost[: config.polish]
         self.looked_at = list(self._look_closer())
         grids = self.train, self.val, self.test
         self.heights = heights(self.made, *grids, self.recipe, self.tried, self.polished)
@@ -211,7 +211,8 @@ class _Drawing:
                 flops += zero_shot_flops(cost.solution, self.labels, zero_shot_parts(self.labels)[1])
             seconds = self._seconds("test evaluation", flops)
             disk = records + self._written(method, cost)
-            steps.append(self._step("test evaluation", method.label, "all pairs", flops, seconds, disk=disk))
+            what = pairs_in_words(len(cost.solution.pairs))
+            steps.append(self._step("test evaluation", method.label, what, flops, seconds, disk=disk))
             records = 0
         return steps
 
@@ -250,9 +251,6 @@ class _Drawing:
 
     def _forecast(self, method: Method, pairs: Sequence[tuple[int, int]] | None = None) -> Forecast:
         return forecast(method, self.train, self.pairs if pairs is None else pairs, self.recipe)
-
-    def _size(self, pair: tuple[int, int]) -> int:
-        return int(self.train.images[pair[0]].shape[1] * self.train.texts[pair[1]].shape[1])
 
     def _embedding(self, spec: EncoderSpec, jobs: Sequence[Job]) -> Step:
         ready = spec.loader == "rows"

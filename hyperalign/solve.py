@@ -329,7 +329,7 @@ def polish(pairs: Sequence[PairIndex], bench: Workbench, seed: int) -> Solved:
     method, tick = Method("polished", "both", seed), _Counting(bench.progress, "polishing, pairs", 0, len(pairs))
     made = _kept(
         bench,
-        f"polishing-{'-'.join(f'{i}-{j}' for i, j in pairs)}-{seed}",
+        f"polishing-{seed}",
         pairs,
         lambda: solve_polished(
             bench.prepared.train,
@@ -340,8 +340,7 @@ def polish(pairs: Sequence[PairIndex], bench: Workbench, seed: int) -> Solved:
             should_stop=bench.should_stop,
         ),
     )
-    lines = _training_lines("polishing", method, made)
-    lines[:1] = [line._replace(flops=line.flops + made.solution.setup_flops) for line in lines[:1]]
+    lines = _training_lines("polishing", method, made, before=made.solution.setup_flops)
     validation = choose_by(made.solution, bench) if made.solution.pairs else np.empty(0)
     return Solved(method=method, solution=made.solution, validation=validation, lines=lines)
 
@@ -411,14 +410,14 @@ def _setup_lines(method: Method, made: _Made, bench: Workbench) -> list[Line]:
     return [Line("set-up", method.label, f"shared with {bench.setup_owner.label}, made once", flops)]
 
 
-def _training_lines(stage: str, method: Method, made: _Made) -> list[Line]:
-    """Forward, backward and emission; the optimiser's updates by themselves."""
+def _training_lines(stage: str, method: Method, made: _Made, *, before: int = 0) -> list[Line]:
+    """Forward, backward and emission, and FLOPs before them of the same time; the optimiser's updates by themselves."""
     solution = made.solution
     n_steps, n_pairs = sum(fit.n_steps for fit in solution.fits), len(solution.pairs)
     what = f"{pairs_in_words(n_pairs)}, " + (f"{n_steps:,} steps" if solution.fits else "emission alone")
     lines = []
-    if solution.train_flops:
-        lines.append(Line(stage, method.label, what, solution.train_flops, made.seconds, peak_bytes()))
+    if flops := before + solution.train_flops:
+        lines.append(Line(stage, method.label, what, flops, made.seconds, peak_bytes()))
     if solution.fits:
         updates = sum(fit.optimiser_flops for fit in solution.fits)
         lines.append(Line("optimiser", method.label, f"AdamW, timed with the {stage}", updates))

@@ -8,7 +8,7 @@ import pytest
 
 from hyperalign.align.canonical import CanonicalConfig
 from hyperalign.align.grid import Grid
-from hyperalign.footprint import OPENING, Heights, ample_bytes, heights, lacking, setup_bytes
+from hyperalign.footprint import OPENING, Heights, ample_bytes, dearest, heights, lacking, setup_bytes
 from hyperalign.forecast import forecast, hollow_grid
 from hyperalign.request import SearchConfig
 from hyperalign.solve import Method, Recipe
@@ -132,12 +132,13 @@ def test_directions_found_from_a_mixture_of_texts_hold_their_sample() -> None:
     assert found.height == round(1.1 * 4 * (finding + roots) + 1.1 * 22 * 100 * 64) + LIBRARIES
 
 
-def test_polishing_takes_what_the_dearest_of_its_pairs_takes_alone() -> None:
+def test_polishing_takes_what_all_of_its_pairs_take_together() -> None:
     stage = ("polishing", "polished · both")
     narrow, wide = (parts(APE, polished=(pair,))[stage] for pair in ((0, 0), (1, 0)))
 
     assert stage not in parts(APE)
-    assert parts(APE, polished=((0, 0), (1, 0)))[stage] == max(narrow, wide) == wide
+    assert parts(APE, polished=((0, 0), (1, 0)))[stage] > wide > narrow
+    assert dearest(TRAIN, [(0, 0), (1, 0)]) == [(1, 0), (0, 0)]
     assert wide - narrow < 10 * 4 * (50 + 100) * 12  # of a grid so small no more than some copies of its rows
 
 

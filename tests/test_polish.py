@@ -20,7 +20,7 @@ from hyperalign.align.polish import POLISH, alone, of_their_own, solve_polished
 from hyperalign.packing import restrict
 from hyperalign.plan import plan
 from hyperalign.run import Run, load_run
-from hyperalign.use.chosen import _best_made
+from hyperalign.use.chosen import _best_made, _kept_connectors
 
 NARROW = CanonicalConfig(rank=2)
 BRIEF = replace(POLISH, batch_size=32)
@@ -105,7 +105,7 @@ def test_the_pairs_that_validate_best_are_polished_and_the_answer_says_so(polish
     image, text = names(mine)[-1]
     (sentence,) = polished.result["answer"][1:]
     assert sorted(names(mine)) == sorted(names(own)[:2])
-    assert sentence.startswith("Polished, each of 2 pairs alone; ")
+    assert sentence.startswith("Polished, 2 pairs by themselves; ")
     assert f"{image}+{text} validates best: {mine['score'].iloc[-1]:.1f}" in sentence
 
 
@@ -141,7 +141,7 @@ def test_the_connector_that_validates_best_is_taken(polished: Run, gain: float, 
     (asked,) = table[pair & table["method"].eq("hypernet")].to_dict("records")
     table.loc[pair & table["method"].eq("polished"), "validation_score"] = asked["validation_score"] + gain
 
-    chosen = _best_made(replace(polished, leaderboard=table), named(asked))
+    chosen = _best_made(replace(polished, leaderboard=table), named(asked), list(_kept_connectors(polished.path)))
 
     assert chosen["method"] == method
     assert {fact: chosen[fact] for fact in PLACE} == {fact: asked[fact] for fact in PLACE}
@@ -150,7 +150,7 @@ def test_the_connector_that_validates_best_is_taken(polished: Run, gain: float, 
 def test_a_pair_that_was_not_polished_is_that_of_the_method_that_answers(polished: Run) -> None:
     last = named(rows(polished, "hypernet").iloc[-1].to_dict())
 
-    assert _best_made(polished, last) == last
+    assert _best_made(polished, last, list(_kept_connectors(polished.path))) == last
 
 
 def test_what_was_polished_is_not_polished_again(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

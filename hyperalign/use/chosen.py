@@ -71,8 +71,9 @@ def choose_pair(
     rows = _rows_of(found, method)
     row = _find_row(found, rows, pair)
     with _undamaged(run):
-        row = row if method else _best_made(found, row)
-        joint = _find_joint(found, rows, row)
+        made = list(_kept_connectors(run))
+        row = row if method else _best_made(found, row, made)
+        joint = _find_joint(found, rows, row, made)
     known = load_zoos([Written(one) for one in zoo]) if zoo else _own_zoos(found)
     autocast = bool(found.result["configuration"].get("autocast", False))
     image, text = (_unchanged(found, known, row[side], autocast) for side in ("image_encoder", "text_encoder"))
@@ -113,11 +114,11 @@ def _find_row(run: Run, rows: pd.DataFrame, pair: str | int | None) -> dict[str,
     return _plain(rows, names.index(word))
 
 
-def _best_made(run: Run, row: dict[str, Any]) -> dict[str, Any]:
+def _best_made(run: Run, row: dict[str, Any], made: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The row of a pair by the method whose connector of it validates best, with the pair's place among all pairs."""
-    made = {
+    known = {
         (line.get("method", run.result["method"]), line["solution"]["sides"], line.get("seed", row["seed"]), *names)
-        for line in _kept_connectors(run.path)
+        for line in made
         for names in _names_of(line)
     }
     board, pair = run.leaderboard, (row["image_encoder"], row["text_encoder"])
@@ -126,7 +127,7 @@ def _best_made(run: Run, row: dict[str, Any]) -> dict[str, Any]:
     for n in range(len(same)):
         other = _plain(same, n)
         whose = (other["method"], other["sides"], other["seed"])
-        if (*whose, *pair) in made and other["validation_score"] > best["validation_score"]:
+        if (*whose, *pair) in known and other["validation_score"] > best["validation_score"]:
             best = {**other, **{name: row[name] for name in ("position", "rank", "p_best")}}
     return best
 
@@ -150,11 +151,11 @@ def _plain(rows: pd.DataFrame, number: int) -> dict[str, Any]:
     return {str(name): value for name, value in rows.iloc[[number]].to_dict("records")[0].items()}
 
 
-def _find_joint(run: Run, rows: pd.DataFrame, row: dict[str, Any]) -> Joint:
+def _find_joint(run: Run, rows: pd.DataFrame, row: dict[str, Any], made: Sequence[dict[str, Any]]) -> Joint:
     """The connector that the run has kept of a pair."""
     tensors = load_tensors(run.path / "connectors.safetensors")
     kept = []
-    for line in _kept_connectors(run.path):
+    for line in made:
         record = line["solution"]
         whose = (line.get("method", run.result["method"]), record["sides"], line.get("seed", row["seed"]))
         if whose != (row["method"], row["sides"], row["seed"]):
