@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from hyperalign.align.batches import PairOrder, Sampler, SubgridOrder
-from hyperalign.align.canonical import Canonical, CanonicalConfig
+from hyperalign.align.canonical import Canonical
 from hyperalign.align.canonical_grid import SetupShapes, setup_flops, setup_shapes
 from hyperalign.align.connectors import is_tiled
 from hyperalign.align.consensus import bases_flops
@@ -31,7 +31,7 @@ from hyperalign.ledger import (
 )
 from hyperalign.solve import Method, Recipe
 
-__all__ = ["Forecast", "Hollow", "canonical_bytes", "forecast", "hollow_grid", "sliced_widths"]
+__all__ = ["Forecast", "Hollow", "forecast", "hollow_grid", "sliced_widths"]
 
 
 class Forecast(NamedTuple):
@@ -94,13 +94,6 @@ def forecast(method: Method, grid: Grid, pairs: Sequence[PairIndex], recipe: Rec
     if method.name == "ape":
         return _ape(method, grid, pairs, recipe)
     return _FORECASTS[method.name](method, grid, pairs, recipe)
-
-
-def canonical_bytes(grid: Grid, config: CanonicalConfig) -> int:
-    """Memory that rows, coordinates and connectors take while they are made."""
-    shapes, (n_img, n_txt) = setup_shapes(grid, config), grid.shape
-    kept = grid.n_images * (sum(shapes.image_features) + sum(shapes.text_features) + n_img * shapes.rank)
-    return 4 * (kept if shapes.keeps else 0) + 4 * n_img * n_txt * shapes.rank**2
 
 
 def _setup(grid: Grid, recipe: Recipe) -> int:

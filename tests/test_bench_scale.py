@@ -1,5 +1,6 @@
 """What a search over many pictures costs, computed: figures that a hand can check."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,26 @@ def test_embedding_costs_what_the_zoo_declares_of_every_item() -> None:
     assert flops["embedding with promotion, at most"] <= flops["embedding everything with everyone"]
     assert places.rows[0]["cache_bytes"] == 2 * n * sum(spec.embed_dim or 0 for spec in chosen)
     assert places.rows[1]["all_seconds"] == pytest.approx(4 * places.rows[2]["all_seconds"])  # 8 devices, then 32
+
+
+def test_a_host_needs_memory_for_the_rows_it_keeps_and_for_products_of_widths_where_they_do_not_fit() -> None:
+    small, large = (measure(asked(n, (3, 2)))[1].rows[0]["memory_bytes"] for n in (20_000, 1_000_000))
+
+    specs = load_zoos(["hub"])
+    image, text = ([s.embed_dim or 0 for s in specs if s.modality == side] for side in ("image", "text"))
+    widths = [*image[:3], *text[:2]]
+    assert small > 4 * 20_000 * sum(widths)
+    assert 4 * sum(width**2 for width in widths) < large < 4 * 1_000_000 * max(widths)
+
+
+def test_polishing_is_priced_where_it_is_asked_for() -> None:
+    def flops(polish: int) -> int:
+        one = asked(20_000, (3, 2))
+        stages, _ = measure(replace(one, config=replace(one.config, polish=polish)))
+        return next(int(row["flops"]) for row in stages.rows if row["stage"] == "polishing")
+
+    assert flops(0) == 0
+    assert 0 < flops(1) < flops(2)
 
 
 def test_a_zoo_that_is_too_small_is_refused() -> None:

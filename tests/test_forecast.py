@@ -10,7 +10,7 @@ from hyperalign.align.canonical import Whitening
 from hyperalign.align.canonical_grid import setup_flops, setup_shapes
 from hyperalign.align.train import update_flops
 from hyperalign.board import training_free_flops
-from hyperalign.forecast import canonical_bytes, forecast, hollow_grid
+from hyperalign.forecast import forecast, hollow_grid
 from hyperalign.ledger import cholesky_flops, connector_step_flops, gram_flops
 from hyperalign.rank.scores import cka_flops, mutual_knn_flops
 from hyperalign.request import SearchConfig
@@ -31,13 +31,6 @@ def test_the_baseline_updates_its_maps_their_biases_and_its_scale(learn_scale: b
     assert cost.train_flops == 10 * (connector_step_flops(16, 5, 8) + connector_step_flops(16, 5, 12))
     assert (cost.setup_flops, cost.n_steps, cost.n_looks) == (0, 20, 0)
     assert [bias.shape for bias in cost.solution.biases] == [(8,), (12,)]
-
-
-def test_what_coordinates_take_is_rows_coordinates_and_the_products_of_all_pairs() -> None:
-    config = replace(SearchConfig().recipe().canonical, rank=4)
-
-    assert canonical_bytes(GRID, config) == 4 * 50 * (8 + 12 + 5 + 2 * 4) + 4 * 2 * 1 * 4**2
-    assert canonical_bytes(GRID, replace(config, store_bytes=0)) == 4 * 2 * 1 * 4**2
 
 
 def test_training_free_scores_cost_both_of_their_kinds_on_the_sample() -> None:

@@ -13,7 +13,8 @@ import torch
 from hyperalign.align.canonical_grid import SetupShapes, setup_shapes
 from hyperalign.align.directions import directions_flops
 from hyperalign.bench.sheet import Sheet
-from hyperalign.forecast import canonical_bytes, forecast, hollow_grid
+from hyperalign.footprint import setup_bytes
+from hyperalign.forecast import forecast, hollow_grid
 from hyperalign.grids import Prepared
 from hyperalign.ledger import cholesky_flops, eigh_flops
 from hyperalign.scoring import scoring_flops, watch_flops
@@ -63,7 +64,7 @@ def device_sheet(prepared: Prepared, recipe: Recipe, method: Method) -> Sheet:
                     "search_flops": flops,
                     **seconds,
                     "decompositions_on_host_seconds": decompositions / eigh_rate / n_devices,
-                    "memory_each_bytes": canonical_bytes(hollow, recipe.canonical) // n_devices,
+                    "memory_each_bytes": setup_bytes(hollow, recipe.canonical).height // n_devices,
                     "rows_read_bytes": 2 * n_items * (sum(image_widths) + sum(text_widths)) // n_devices,
                 }
             )

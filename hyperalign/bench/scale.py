@@ -4,21 +4,25 @@ Nothing is run but one matrix product. FLOPs come from the functions that book a
 declares of its encoders; hours from these, from the product, and from the vendor's peak (see `devices`).
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from hyperalign.align.grid import Grid
+from hyperalign.align.polish import alone
 from hyperalign.bench.devices import H100_PEAKS, SHARE
 from hyperalign.bench.sheet import Asked, Sheet
 from hyperalign.candidates import Candidates
 from hyperalign.embed.zoo import EncoderSpec, Pair, load_zoos
-from hyperalign.forecast import canonical_bytes, forecast, hollow_grid
+from hyperalign.footprint import dearest, heights
+from hyperalign.forecast import Forecast, forecast, hollow_grid
 from hyperalign.ladder import Items
 from hyperalign.machine import measure_matmul
 from hyperalign.plan import estimate_seconds
 from hyperalign.promote import draw_samples, find_prices, most_flops
+from hyperalign.request import SearchConfig
 from hyperalign.scoring import scoring_flops, watch_flops
-from hyperalign.solve import Method
+from hyperalign.solve import Method, polishing_recipe
 
 __all__ = ["measure"]
 
@@ -33,9 +37,20 @@ def measure(asked: Asked) -> list[Sheet]:
         ValueError: If the zoo has not so many encoders, or one of them does not declare what it costs.
     """
     assert asked.n_items is not None, "the command line asks for a number"
-    candidates = _choose(asked)
-    stages = _stages(candidates, asked)
-    return [_stage_sheet(candidates, stages, asked.n_items), _place_sheet(candidates, stages, asked)]
+    search = _shape(_choose(asked), asked.n_items, asked.config)
+    stages = _stages(search)
+    return [_stage_sheet(search, stages, asked.n_items), _place_sheet(search, stages, asked.n_items)]
+
+
+class _Search(NamedTuple):
+    """The shapes of a search: who takes part, on what rows, and what its methods will do."""
+
+    candidates: Candidates
+    config: SearchConfig
+    train: Grid
+    val: Grid
+    made: Forecast
+    polished: tuple[Forecast, ...]  # one, or none where nothing is polished
 
 
 def _choose(asked: Asked) -> Candidates:
@@ -55,51 +70,63 @@ def _choose(asked: Asked) -> Candidates:
     return Candidates(images=images, texts=texts, pairs=pairs, latencies={}, counts=())
 
 
-def _stages(candidates: Candidates, asked: Asked) -> dict[str, int]:
-    """FLOPs of each part of the search, and of what it is compared with."""
-    n, config = asked.n_items or 0, asked.config
-    owners = [np.arange(size, dtype=np.int64) for size in (n, HELD_OUT)]
+def _shape(candidates: Candidates, n_items: int, config: SearchConfig) -> _Search:
+    owners = (np.arange(size, dtype=np.int64) for size in (n_items, HELD_OUT))
     train, val = (hollow_grid(_widths(candidates.images), _widths(candidates.texts), owner) for owner in owners)
     pairs, recipe = candidates.pair_indices(), config.recipe()
-    cost = forecast(Method("hypernet", "both", config.seed), train, pairs, recipe)
-    baseline = forecast(Method("ape", "text", config.seed), train, pairs, recipe)
+    made = forecast(Method("hypernet", "both", config.seed), train, pairs, recipe)
+    polished: tuple[Forecast, ...] = ()
+    if config.polish:
+        part, own = alone(train, dearest(train, pairs)[: config.polish])
+        polished = (forecast(Method("ape", "both", config.seed), part, own, polishing_recipe(recipe)),)
+    return _Search(candidates, config, train, val, made, polished)
+
+
+def _stages(search: _Search) -> dict[str, int]:
+    """FLOPs of each part of the search, and of what it is compared with."""
+    candidates, config, cost = search.candidates, search.config, search.made
+    baseline = forecast(Method("ape", "text", config.seed), search.train, candidates.pair_indices(), config.recipe())
+    n = search.train.n_images
     whole = Items(n, HELD_OUT, n + 2 * HELD_OUT, n + 2 * HELD_OUT)
     prices = find_prices(candidates)
-    samples = draw_samples(owners[0], owners[1], seed=config.seed)
+    samples = draw_samples(search.train.owner, search.val.owner, seed=config.seed)
     return {
         "embedding everything with everyone": round(prices.images.sum() + prices.texts.sum()) * whole.n_pictures,
         "embedding with promotion, at most": round(most_flops(candidates, samples, whole)),
         "set-up": cost.setup_flops,
         "training": cost.train_flops,
-        "validation": scoring_flops(cost.solution, val) + cost.n_looks * watch_flops(cost.solution, val),
+        "validation": scoring_flops(cost.solution, search.val) + cost.n_looks * watch_flops(cost.solution, search.val),
+        "polishing": sum(one.setup_flops + one.train_flops for one in search.polished),
         "for comparison: training every pair by ape": baseline.train_flops,
     }
 
 
-def _stage_sheet(candidates: Candidates, stages: dict[str, int], n_items: int) -> Sheet:
-    title = f"{len(candidates.images)}x{len(candidates.texts)} pairs on {n_items:,} pictures, from shapes"
+def _host_bytes(search: _Search) -> int:
+    """Private memory of the process that makes connectors, above what it holds when the data is open."""
+    method, pairs = Method("hypernet", "both", search.config.seed), search.candidates.pair_indices()
+    grids, polished = (search.train, search.val, search.val), dearest(search.train, pairs)[: search.config.polish]
+    return max(heights([(method, search.made)], *grids, search.config.recipe(), [], polished).values())
+
+
+def _stage_sheet(search: _Search, stages: dict[str, int], n_items: int) -> Sheet:
+    title = f"{len(search.candidates.images)}x{len(search.candidates.texts)} pairs on {n_items:,} pictures, from shapes"
     notes = [
         f"computed, not run: one caption a picture, {HELD_OUT:,} pictures of validation and as many of test; encoders "
-        "cost what the zoo declares, a caption as one of 16 tokens; `ape` at its default batch and epochs",
+        "cost what the zoo declares, a caption as one of 16 tokens; polished as many pairs as --polish says, the "
+        "widest; `ape` at its default batch and epochs",
     ]
     return Sheet(title, [{"stage": name, "flops": flops} for name, flops in stages.items()], notes)
 
 
-def _place_sheet(candidates: Candidates, stages: dict[str, int], asked: Asked) -> Sheet:
+def _place_sheet(search: _Search, stages: dict[str, int], n_items: int) -> Sheet:
     """Hours by machine: encoders on accelerators where there are some, connectors on a host."""
-    rate, n = measure_matmul(size=1024), (asked.n_items or 0) + 2 * HELD_OUT
-    everything, promoted, *search = (stages[name] for name in list(stages)[:-1])
-    connectors = sum(
-        estimate_seconds(stage, flops, rate)
-        for stage, flops in zip(("set-up", "training", "validation"), search, strict=True)
-    )
+    rate, n = measure_matmul(size=1024), n_items + 2 * HELD_OUT
+    everything, promoted, *_ = stages.values()
+    connectors = ("set-up", "training", "validation", "polishing")
     host = {
-        "connectors_seconds": connectors,
-        "cache_bytes": 2 * n * (sum(_widths(candidates.images)) + sum(_widths(candidates.texts))),
-        "memory_bytes": canonical_bytes(
-            hollow_grid(_widths(candidates.images), _widths(candidates.texts), np.arange(n, dtype=np.int64)),
-            asked.config.recipe().canonical,
-        ),
+        "connectors_seconds": sum(estimate_seconds(stage, stages[stage], rate) for stage in connectors),
+        "cache_bytes": 2 * n * (sum(_widths(search.candidates.images)) + sum(_widths(search.candidates.texts))),
+        "memory_bytes": _host_bytes(search),
     }
     here = [estimate_seconds("embedding", flops, rate) for flops in (everything, promoted)]
     rows: list[dict[str, Any]] = [
@@ -112,7 +139,8 @@ def _place_sheet(candidates: Candidates, stages: dict[str, int], asked: Asked) -
     notes = [
         f"computed from a matrix product of {rate / 1e9:.3g} GFLOP/s on this machine and from {SHARE:.0%} of the dense "
         f"bfloat16 peak of an H100 ({H100_PEAKS['bfloat16'] / 1e12:.0f} TFLOP/s; --autocast), reading and decoding not "
-        "in it; connectors are made by the first process on its host, as fast as this machine is",
+        "in it; connectors are made by the first process on its host, as fast as this machine is; memory: above "
+        "that process's libraries, rows being read by memory map",
     ]
     return Sheet("hours by machine, computed", rows, notes)
 
