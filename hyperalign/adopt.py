@@ -28,7 +28,7 @@ from hyperalign.machine import measure_matmul
 from hyperalign.packing import pack, pack_kept, unpack_kept
 from hyperalign.pipeline import Asked, digest_inputs, open_asked_data, prepare_rows, score_on_test, with_latencies
 from hyperalign.prepare import embedding_jobs
-from hyperalign.rank.ranking import answer, rank_pairs
+from hyperalign.rank.ranking import answer, rank_pairs, reorder
 from hyperalign.rank.resampling import bootstrap
 from hyperalign.record import LEADERBOARD_COLUMNS, Result
 from hyperalign.relimit import contributions_of
@@ -301,7 +301,7 @@ def _together(
     ranked = rank_pairs(rows.drop(columns=list(_OWN)), bootstrap(contributions, seed=config.seed))
     ranked = ranked.set_index(["image_encoder", "text_encoder"])[list(_OWN)]
     joint = rows.drop(columns=list(_OWN)).join(ranked, on=["image_encoder", "text_encoder"])
-    joint = joint.sort_values("position", ignore_index=True)
+    joint = reorder(joint, board[board["method"] == "polished"])
     return pd.concat([joint[list(LEADERBOARD_COLUMNS)], board[~mine]], ignore_index=True)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hyperalign.align.grid import Grid, Rows, to_float
+from hyperalign.align.grid import Grid, PairIndex, Rows, to_float
 from hyperalign.align.solution import Solution
 from hyperalign.candidates import Candidates
 from hyperalign.embed.zoo import EncoderSpec
@@ -24,7 +24,15 @@ from hyperalign.record import LEADERBOARD_COLUMNS, AgreementRecord
 from hyperalign.scoring import KS, each_retrieval, zero_shot, zero_shot_parts
 from hyperalign.solve import Solved
 
-__all__ = ["Tested", "append_left", "compare", "evaluate", "score_without_training", "training_free_flops"]
+__all__ = [
+    "Tested",
+    "append_left",
+    "compare",
+    "evaluate",
+    "first_pair",
+    "score_without_training",
+    "training_free_flops",
+]
 
 _SAMPLE = 1000  # items that training-free scores are taken from
 
@@ -122,8 +130,22 @@ def _found(solution: Solution, grid: Grid) -> tuple[list[dict[str, float]], NDAr
     return recalls, t2i, i2t
 
 
-def compare(tested: Sequence[Tested], *, n_pairs: int, seed: int) -> list[AgreementRecord]:
-    """Every method held against the whole grid of the baseline, where it was run, and the baseline against itself."""
+def first_pair(table: pd.DataFrame, candidates: Candidates) -> PairIndex:
+    """The pair at the first position, by the places of its encoders among candidates."""
+    first = table.sort_values("position").iloc[0]
+    names = (spec.name for spec in candidates.images), (spec.name for spec in candidates.texts)
+    return [*names[0]].index(first["image_encoder"]), [*names[1]].index(first["text_encoder"])
+
+
+def compare(tested: Sequence[Tested], candidates: Candidates, *, n_pairs: int, seed: int) -> list[AgreementRecord]:
+    """Every method held against the whole grid of the baseline, where it was run, and the baseline against itself.
+
+    Args:
+        tested: All methods.
+        candidates: The encoders whose places their pairs name.
+        n_pairs: Of the whole grid.
+        seed: Of the intervals.
+    """
     records: list[AgreementRecord] = []
     grids: dict[str, list[Tested]] = {}
     for one in tested:
@@ -137,7 +159,7 @@ def compare(tested: Sequence[Tested], *, n_pairs: int, seed: int) -> list[Agreem
         for one in tested:
             if one in seeds or len(one.scores) != n_pairs:
                 continue
-            chosen = int(one.solved.validation.argmax())
+            chosen = one.solved.solution.pairs.index(first_pair(one.table, candidates))
             found = agreement(one.scores, reference, chosen=chosen, hits=contributions, seed=seed)
             records.append({"order": one.solved.method.label, "reference": mean, **found._asdict()})  # type: ignore[typeddict-item]
         if len(seeds) > 1:

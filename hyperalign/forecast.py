@@ -21,6 +21,7 @@ from hyperalign.align.connectors import is_tiled
 from hyperalign.align.consensus import bases_flops
 from hyperalign.align.grid import Grid, PairIndex
 from hyperalign.align.hypernetwork import ResidualConfig, ResidualNetwork
+from hyperalign.align.polish import alone, back_among
 from hyperalign.align.residual import emission_flops, residual_step_flops
 from hyperalign.align.solution import Solution
 from hyperalign.align.train import TrainConfig, update_flops
@@ -29,9 +30,9 @@ from hyperalign.ledger import (
     matmul_flops,
     mlp_step_flops,
 )
-from hyperalign.solve import Method, Recipe
+from hyperalign.solve import Method, Recipe, polishing_recipe
 
-__all__ = ["Forecast", "Hollow", "forecast", "hollow_grid", "sliced_widths"]
+__all__ = ["Forecast", "Hollow", "forecast", "forecast_polishing", "hollow_grid", "sliced_widths"]
 
 
 class Forecast(NamedTuple):
@@ -94,6 +95,28 @@ def forecast(method: Method, grid: Grid, pairs: Sequence[PairIndex], recipe: Rec
     if method.name == "ape":
         return _ape(method, grid, pairs, recipe)
     return _FORECASTS[method.name](method, grid, pairs, recipe)
+
+
+def forecast_polishing(grid: Grid, pairs: Sequence[PairIndex], recipe: Recipe, *, after: Method) -> Forecast:
+    """What polishing some pairs together does.
+
+    Args:
+        grid: Of the training split; its rows are not looked at.
+        pairs: Which; their indices stay those of `grid`.
+        recipe: Of the search.
+        after: The method that answers; the hypernetwork leaves whitenings, which are not found again.
+    """
+    part, own = alone(grid, pairs)
+    shapes, way = setup_shapes(part, recipe.canonical), polishing_recipe(recipe)
+    widths = [rows.shape[1] for rows in (*part.images, *part.texts)]
+    used = [*shapes.image_features, *shapes.text_features]
+    leaves = after.name == "hypernet" and after.sides == "both"
+    known = [True if leaves and width == all_of else None for width, all_of in zip(used, widths, strict=True)]
+    cost = forecast(Method("ape", "both", after.seed), part, own, way)
+    return cost._replace(
+        setup_flops=setup_flops(setup_shapes(part, way.canonical), known),
+        solution=back_among(grid, cost.solution, dict(zip(own, pairs, strict=True))),
+    )
 
 
 def _setup(grid: Grid, recipe: Recipe) -> int:

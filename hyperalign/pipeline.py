@@ -27,7 +27,7 @@ from hyperalign.account import (
 )
 from hyperalign.align.grid import Grid
 from hyperalign.align.solution import Solution
-from hyperalign.board import Tested, append_left, compare, evaluate, score_without_training
+from hyperalign.board import Tested, append_left, compare, evaluate, first_pair, score_without_training
 from hyperalign.candidates import Candidates, find_candidates, recall_latency
 from hyperalign.ceiling import score_ceiling
 from hyperalign.embed.data import Dataset, LabelSet
@@ -42,7 +42,7 @@ from hyperalign.packing import pack, pack_kept, restrict
 from hyperalign.prepare import Job, embedding_jobs, fill_cache, open_data
 from hyperalign.processes import ALONE, Crew
 from hyperalign.promote import is_worthwhile, narrow, promote, promotion_record, saved_in_words
-from hyperalign.rank.ranking import answer
+from hyperalign.rank.ranking import answer, reorder
 from hyperalign.record import Result
 from hyperalign.request import METHODS, SearchConfig, from_record
 from hyperalign.run import (
@@ -221,6 +221,7 @@ def _search(  # noqa: PLR0913 - as above
 
     candidates, everyone = (with_latencies(one.candidates, cache_dir) for one in (staying, asked))
     tested, test_lines = score_on_test([*solved, *checked], prepared, candidates, config, progress)
+    tested = _reordered(tested, best)
     lines += test_lines
     ceilings = [
         score_ceiling(
@@ -256,13 +257,13 @@ def _search(  # noqa: PLR0913 - as above
             *prepared.notes,
             *(note for one in ceilings for note in one.notes),
         ],
-        "agreement": compare(tested, n_pairs=len(everyone.pairs), seed=config.seed),
+        "agreement": compare(tested, candidates, n_pairs=len(everyone.pairs), seed=config.seed),
         "ratios": compute_ratios(best, lines, bench.recipe, everyone.pair_indices(), *_shapes(asked, prepared, ladder)),
         "totals": sum_up(best, lines),
         "roofline": {"flops_per_second": measure_matmul(size=1024)},
     }
     if ladder is not None:
-        promotion = promotion_record(ladder, everyone, _winner(main, everyone), asked.dataset)
+        promotion = promotion_record(ladder, everyone, first_pair(main.table, everyone), asked.dataset)
         result |= {"promotion": promotion, "notes": [*result["notes"], saved_in_words(promotion)]}
         tested[tested.index(main)] = replace(main, table=append_left(main.table, ladder.left(), everyone))
     tables = [*(one.table for one in tested), *(one.table for one in ceilings)]
@@ -365,13 +366,6 @@ def _promote(asked: Asked, config: SearchConfig, cache_dir: Path, progress: Prog
     return Promoted(config, asked._replace(candidates=candidates, jobs=jobs), ladder, lines)
 
 
-def _winner(main: Tested, candidates: Candidates) -> tuple[int, int]:
-    """The first pair of the order, among all candidates."""
-    first = main.table.sort_values("position").iloc[0]
-    names = (spec.name for spec in candidates.images), (spec.name for spec in candidates.texts)
-    return [*names[0]].index(first["image_encoder"]), [*names[1]].index(first["text_encoder"])
-
-
 def _shapes(asked: Asked, prepared: Prepared, ladder: Ladder | None) -> tuple[Grid, Grid]:
     """Training and validation grids of all pairs; only their shapes where not everyone was embedded."""
     if ladder is None:
@@ -458,8 +452,17 @@ def _look_closer(config: SearchConfig, best: Solved, bench: Workbench) -> list[S
     for look, n_pairs in ((verify, config.n_verified()), (polish, config.polish)):
         if n_pairs:
             first = sorted(order[:n_pairs].tolist())  # in the order of the grid
-            checked.append(look([best.solution.pairs[n] for n in first], bench, config.seed))
+            checked.append(look([best.solution.pairs[n] for n in first], bench, best))
     return [one for one in checked if one.solution.pairs]
+
+
+def _reordered(tested: Sequence[Tested], best: Solved) -> list[Tested]:
+    """The method that answers with its first pairs in the order that polishing has given; the others as they are."""
+    closer = [one.table for one in tested if one.solved.method.name == "polished"]
+    return [
+        replace(one, table=reorder(one.table, pd.concat(closer))) if closer and one.solved is best else one
+        for one in tested
+    ]
 
 
 def score_on_test(

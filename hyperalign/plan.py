@@ -13,12 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hyperalign.align.grid import Grid
-from hyperalign.align.polish import alone, back_among
 from hyperalign.board import training_free_flops
 from hyperalign.embed.pictures import Blocks
 from hyperalign.embed.zoo import EncoderSpec
 from hyperalign.footprint import dearest, heights
-from hyperalign.forecast import Forecast, Hollow, forecast, hollow_grid
+from hyperalign.forecast import Forecast, Hollow, forecast, forecast_polishing, hollow_grid
 from hyperalign.grids import LabelGrid
 from hyperalign.ladder import encoders_of
 from hyperalign.ledger import Line, adamw_flops, search_flops, total_flops
@@ -28,7 +27,7 @@ from hyperalign.prepare import Job, count_missing, recall_rate
 from hyperalign.promote import count_items, draw_samples, find_prices, is_worthwhile, most_flops
 from hyperalign.request import SearchConfig
 from hyperalign.scoring import scoring_flops, watch_flops, zero_shot_flops, zero_shot_parts
-from hyperalign.solve import Method, pairs_in_words, polishing_recipe
+from hyperalign.solve import Method, pairs_in_words
 
 __all__ = ["Plan", "Step", "estimate_seconds", "plan"]
 
@@ -191,7 +190,10 @@ class _Drawing:
 
     def closer(self) -> list[Step]:
         """The first pairs by themselves; which they are is not known yet, so the dearest ones are taken."""
-        return [step for one in self.looked_at for step in self._training(*one)]
+        steps = []
+        for stage, method, cost in self.looked_at:
+            steps += [*self._training(stage, method, cost), self._validation(method, cost)]
+        return steps
 
     def _look_closer(self) -> Iterator[tuple[str, Method, Forecast]]:
         seed = self.config.seed
@@ -199,11 +201,9 @@ class _Drawing:
             method = Method("ape", "text", seed)
             yield "verification", method, self._forecast(method, self.tried)
         if self.polished:
-            part, own = alone(self.train, self.polished)
-            cost = forecast(Method("ape", "both", seed), part, own, polishing_recipe(self.recipe))
-            whole = back_among(self.train, cost.solution, dict(zip(own, self.polished, strict=True)))
-            flops = cost.setup_flops + cost.train_flops
-            yield "polishing", Method("polished", "both", seed), cost._replace(train_flops=flops, solution=whole)
+            cost = forecast_polishing(self.train, self.polished, self.recipe, after=self.config.answering())
+            made = cost._replace(train_flops=cost.setup_flops + cost.train_flops)
+            yield "polishing", Method("polished", "both", seed), made
 
     def testing(self) -> list[Step]:
         """All methods on the test items, and the training-free scores."""

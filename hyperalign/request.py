@@ -33,7 +33,8 @@ class SearchConfig:
         task: "retrieval" or "zero-shot": what is scored.
         labels: Label set for zero-shot.
         verify: First pairs that are trained by the baseline too; None is 1 on the embedded zoo and 0 elsewhere.
-        polish: First pairs that get a connector made for them alone, which is exported where it is the better one.
+        polish: First pairs that get connectors made for them alone; the winner is chosen among them by what these score
+            on validation, and exported with its own where it is the better one.
         baseline_seeds: Seeds of the baseline's grid, where it is run; two or more give the noise ceiling.
         scores: Whether training-free scores are computed beside.
         seed: Of everything that is drawn.
@@ -59,7 +60,7 @@ class SearchConfig:
     task: str = "retrieval"
     labels: str | None = None
     verify: int | None = None
-    polish: int = 1
+    polish: int = 2
     baseline_seeds: int = 2
     scores: bool = True
     seed: int = 0

@@ -315,17 +315,24 @@ def _validated(method: Method, made: _Made, bench: Workbench) -> Solved:
     return Solved(method=method, solution=made.solution, validation=scores, lines=lines, stopped=made.stopped)
 
 
-def verify(pairs: Sequence[PairIndex], bench: Workbench, seed: int) -> Solved:
-    """Train a few pairs by the baseline, each by itself."""
+def verify(pairs: Sequence[PairIndex], bench: Workbench, after: Solved) -> Solved:
+    """Train a few pairs by the baseline, each by itself, with the seed of the method that answers."""
+    seed = after.method.seed
     method = Method("ape", "text", seed)
     parts = [Part(f"verification-{'-'.join(map(str, (*pair, seed)))}", [pair], "text", seed) for pair in pairs]
     made = _train_parts(parts, bench, "verification by ape, pairs")
-    lines = _training_lines("verification", method, made)
-    return Solved(method=method, solution=made.solution, validation=choose_by(made.solution, bench), lines=lines)
+    return _looked_at("verification", method, made, bench)
 
 
-def polish(pairs: Sequence[PairIndex], bench: Workbench, seed: int) -> Solved:
-    """Make a few pairs as good as they get (`align.polish`)."""
+def polish(pairs: Sequence[PairIndex], bench: Workbench, after: Solved) -> Solved:
+    """Make a few pairs as good as they get (`align.polish`).
+
+    Args:
+        pairs: Which.
+        bench: Rows of all encoders.
+        after: The method that answers; what it left of its set-up is used again.
+    """
+    seed = after.method.seed
     method, tick = Method("polished", "both", seed), _Counting(bench.progress, "polishing, pairs", 0, len(pairs))
     made = _kept(
         bench,
@@ -336,12 +343,22 @@ def polish(pairs: Sequence[PairIndex], bench: Workbench, seed: int) -> Solved:
             pairs,
             bench.recipe.canonical,
             replace(POLISH, seed=seed),
+            kept=after.solution.kept,
             progress=tick,
             should_stop=bench.should_stop,
         ),
     )
-    lines = _training_lines("polishing", method, made, before=made.solution.setup_flops)
-    validation = choose_by(made.solution, bench) if made.solution.pairs else np.empty(0)
+    return _looked_at("polishing", method, made, bench)
+
+
+def _looked_at(stage: str, method: Method, made: _Made, bench: Workbench) -> Solved:
+    """First pairs that were trained by themselves, scored on validation and booked."""
+    lines = _training_lines(stage, method, made, before=made.solution.setup_flops)
+    if not made.solution.pairs:
+        return Solved(method=method, solution=made.solution, validation=np.empty(0), lines=lines)
+    start = time.perf_counter()
+    validation = choose_by(made.solution, bench)
+    lines.append(_validation_line(method, made.solution, time.perf_counter() - start, bench))
     return Solved(method=method, solution=made.solution, validation=validation, lines=lines)
 
 

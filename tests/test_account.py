@@ -91,5 +91,23 @@ def test_a_ratio_names_both_its_sides_and_what_each_has_cost(name: str, trained:
     assert sum_up(best, lines) == {"search_flops": 675, "all_flops": 89_675}
 
 
+def test_a_choice_among_polished_pairs_has_a_ratio_with_what_that_cost() -> None:
+    best, recipe, pairs = solved("hypernet"), SearchConfig().recipe(), TRAIN.pairs()
+    lines = [Line("training", best.method.label, "", 70, 1.0), Line("validation", "ape · text", "", 9_000, 1.0)]
+    polished = [
+        Line(stage, "polished · both", "", flops, 1.0) for stage, flops in (("polishing", 500), ("validation", 6))
+    ]
+    updates = Line("optimiser", "polished · both", "", 80_000)
+
+    plain = compute_ratios(best, lines, recipe, pairs, TRAIN, VAL)
+    *same, chosen = compute_ratios(best, [*lines, *polished, updates], recipe, pairs, TRAIN, VAL)
+
+    assert same == plain
+    assert chosen["setting"] == f"{plain[0]['setting']}, first pairs polished"
+    assert chosen["method_flops"] == 70 + 500 + 6
+    assert chosen["baseline_flops"] == plain[0]["baseline_flops"]
+    assert ", polishing, set-up and validation included" in chosen["method"]
+
+
 def test_the_baseline_is_not_held_against_itself() -> None:
     assert compute_ratios(solved("ape"), [], SearchConfig().recipe(), TRAIN.pairs(), TRAIN, VAL) == []

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from small_zoo import IMAGES, TEXTS, small_config, small_search, write_world
 
-from hyperalign.bench import collapse, curve, poster, sweep, trials
+from hyperalign.bench import collapse, curve, finalists, poster, sweep, trials
 from hyperalign.bench.costs import foresee
 from hyperalign.bench.measures import take
 from hyperalign.bench.opened import Opened, open_bench
@@ -483,3 +483,33 @@ def test_a_poster_has_the_best_pair_of_each_part(world: Path, opened: Opened) ->
     cost = foresee(part_of(opened, [1]), Method("ape", "text", 0), asked.config.recipe())
     assert dull["search_flops"] == cost.search_flops
     assert dull["flops_ratio"] == 1
+
+
+def test_finalists_cost_more_and_are_chosen_by_the_better_of_their_connectors(
+    world: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finalists, "FINALISTS", (0, 2, 99))
+
+    rows, means = (sheet.rows for sheet in finalists.measure(ask(world, "finalists")))
+
+    assert [row["polished"] for row in rows] == [0, 0, 2, 2]  # no more than there are pairs
+    for without, chosen in zip(rows[:2], rows[2:], strict=True):
+        assert without["polishing_flops"] == 0 < chosen["polishing_flops"]
+        assert without["flops_ratio"] > chosen["flops_ratio"]
+        assert without["taken_score"] == without["hypernet_score"]
+        assert chosen["regret_at_1_score"] >= 0
+    for mean in means:
+        of = [row for row in rows if row["polished"] == mean["polished"]]
+        assert mean["regret_at_1_score"] == pytest.approx(np.mean([row["regret_at_1_score"] for row in of]), abs=2e-3)
+        assert mean["regret_low_score"] <= mean["regret_at_1_score"] <= mean["regret_high_score"]
+        best = of[0]["ape_score"] + of[0]["regret_at_1_score"]
+        gain = np.mean([row["taken_score"] for row in of]) - best
+        assert mean["taken_minus_best_of_ape_score"] == pytest.approx(gain, abs=2e-3)
+    asked = replace(ask(world, "searched"), config=replace(ask(world, "x").config, polish=2))
+    run = load_run(small_search(world, config=asked.config, out="with-finalists"))
+    booked = run.ledger[
+        run.ledger["method"].str.startswith("polished") & run.ledger["stage"].isin(["polishing", "validation"])
+    ]
+    assert rows[2]["polishing_flops"] == booked["flops"].sum()
+    first = run.leaderboard[run.leaderboard["method"] == "hypernet"].sort_values("position").iloc[0]
+    assert (rows[2]["image_encoder"], rows[2]["text_encoder"]) == (first["image_encoder"], first["text_encoder"])

@@ -271,7 +271,7 @@ def test_json_stands_alone_on_stdout(command: Callable[..., Said]) -> None:
     document = json.loads(said.out)
     assert said.status == 0
     methods = [row["method"] for row in document["leaderboard"]]
-    assert methods == ["hypernet"] * len(IMAGES) * len(TEXTS) + ["polished"]
+    assert methods == ["hypernet"] * len(IMAGES) * len(TEXTS) + 2 * ["polished"]
     assert document["method"] == "hypernet"
     assert "hypernetwork, steps: 2" in said.err
 

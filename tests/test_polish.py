@@ -1,6 +1,6 @@
 """The chosen pair is made as good as it gets, by itself, and the connector that validates best is the one exported."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,17 @@ from planted import plant, recalls, similarities
 from small_zoo import small_config, small_search, write_world
 
 from hyperalign.align.canonical import CanonicalConfig
-from hyperalign.align.canonical_grid import build_canonical_grid
+from hyperalign.align.canonical_grid import build_canonical_grid, setup_flops, setup_shapes
 from hyperalign.align.closed_form import solve_closed_form
 from hyperalign.align.grid import PairIndex
 from hyperalign.align.polish import POLISH, alone, of_their_own, solve_polished
+from hyperalign.align.residual import RESIDUAL, solve_residual
+from hyperalign.embed.zoo import Limits
 from hyperalign.packing import restrict
 from hyperalign.plan import plan
+from hyperalign.relimit import open_run
 from hyperalign.run import Run, load_run
+from hyperalign.solve import Solved, Workbench, polish
 from hyperalign.use.chosen import _best_made, _kept_connectors
 
 NARROW = CanonicalConfig(rank=2)
@@ -73,6 +77,27 @@ def test_coordinates_of_their_own_are_twice_as_many_of_all_features() -> None:
     assert own.image_ridge == CanonicalConfig().image_ridge
 
 
+@pytest.mark.parametrize("max_features", [0, 12])
+def test_whitenings_of_all_features_are_not_found_again(max_features: int) -> None:
+    config = CanonicalConfig(rank=2, max_features=max_features)
+    grid, pairs = plant(80), [(2, 1), (0, 1)]
+    kept = solve_residual(grid, build_canonical_grid(grid, config), replace(RESIDUAL, batch_size=32)).kept
+    assert kept is not None
+    whole = [one.width <= (max_features or one.width) for one in (kept.images[0], kept.images[2], kept.texts[1])]
+
+    anew = solve_polished(grid, pairs, config, BRIEF)
+    found = solve_polished(grid, pairs, config, BRIEF, kept=kept)
+
+    for one, other in zip(anew.weights, found.weights, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    part, _ = alone(grid, pairs)
+    known = [True if is_whole else None for is_whole in whole]
+    assert found.setup_flops == setup_flops(setup_shapes(part, of_their_own(config)), known)
+    assert (found.setup_flops < anew.setup_flops) == any(whole)
+    assert any(whole)
+    assert all(whole) == (max_features == 0)
+
+
 # in a search
 
 
@@ -107,6 +132,31 @@ def test_the_pairs_that_validate_best_are_polished_and_the_answer_says_so(polish
     assert sorted(names(mine)) == sorted(names(own)[:2])
     assert sentence.startswith("Polished, 2 pairs by themselves; ")
     assert f"{image}+{text} validates best: {mine['score'].iloc[-1]:.1f}" in sentence
+
+
+def test_the_winner_is_chosen_by_what_polished_pairs_score_on_validation(
+    world: Path, polished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = names(rows(polished, "hypernet"))[:2]
+
+    def turned(pairs: Sequence[PairIndex], bench: Workbench, after: Solved) -> Solved:
+        made = polish(pairs, bench, after)
+        order = [after.validation[after.solution.pairs.index(pair)] for pair in made.solution.pairs]
+        return replace(made, validation=200.0 - np.array(order))  # who was second is the first now
+
+    monkeypatch.setattr("hyperalign.pipeline.polish", turned)
+    config = small_config(world, polish=2, methods=("ape", "hypernet"))
+    run = load_run(small_search(world, config=config, out=str(tmp_path)))
+
+    assert names(rows(run, "hypernet"))[:2] == [second, first]
+    assert run.result["answer"][0].startswith(f"{'+'.join(second)} scores ")
+    assert f"; {'+'.join(second)} validates best: " in run.result["answer"][1]
+    assert rows(run, "hypernet")["position"].tolist() == list(range(1, len(rows(run, "hypernet")) + 1))
+    truth = rows(run, "ape").groupby(["image_encoder", "text_encoder"])["score"].mean()
+    (agreed,) = [one for one in run.result["agreement"] if one["order"].startswith("hypernet")]
+    assert agreed["regret_at_1"] == pytest.approx(truth.max() - truth[second], abs=1e-3)
+    opened = open_run(run).under(Limits()).table
+    assert names(opened)[:2] == [second, first]
 
 
 def test_polishing_is_no_part_of_what_the_search_cost(world: Path, polished: Run) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hyperalign.rank.ranking import answer, rank_pairs
+from hyperalign.rank.ranking import answer, rank_pairs, reorder
 from hyperalign.rank.resampling import Bootstrap
 
 TABLE = pd.DataFrame(
@@ -174,3 +174,45 @@ def test_five_indistinguishable_pairs_are_named_and_of_six_three() -> None:
 
     assert "but 5 pairs are indistinguishable at 95 %: a+y, b+x, c+x, a+x, b+y. The cheapest" in answer(five)
     assert "but 6 pairs are indistinguishable at 95 %: a+y, b+x, c+x and 3 more. The cheapest" in answer(six)
+
+
+# a closer look at some
+
+
+def looked(**validation: float) -> pd.DataFrame:
+    """Rows of another method for pairs like `ax`."""
+    names = [(name[0], name[1]) for name in validation]
+    images, texts = ([name[side] for name in names] for side in (0, 1))
+    return pd.DataFrame({"image_encoder": images, "text_encoder": texts, "validation_score": validation.values()})
+
+
+def names(table: pd.DataFrame) -> list[str]:
+    return (table["image_encoder"] + table["text_encoder"]).tolist()
+
+
+@pytest.mark.parametrize(
+    ("closer", "order"),
+    [
+        (looked(ay=32.0, bx=33.0), ["bx", "ay", "cx", "ax", "by"]),
+        (looked(ay=33.0, bx=32.0), ["ay", "bx", "cx", "ax", "by"]),
+        (looked(ay=1.0, bx=30.5), ["ay", "bx", "cx", "ax", "by"]),  # its own connector validates better, and is used
+        (looked(ay=1.0, bx=31.5), ["bx", "ay", "cx", "ax", "by"]),
+        (looked(ay=32.0, bx=32.0), ["ay", "bx", "cx", "ax", "by"]),
+        (looked(bx=40.0, by=50.0), ["ay", "by", "cx", "ax", "bx"]),  # places that they hold, and no others'
+        (looked(bx=99.0), ["ay", "bx", "cx", "ax", "by"]),
+        (looked(), ["ay", "bx", "cx", "ax", "by"]),
+    ],
+)
+def test_pairs_that_were_looked_at_closer_change_places_among_themselves(
+    closer: pd.DataFrame, order: list[str]
+) -> None:
+    ranked = rank_pairs(TABLE.assign(validation_score=SCORE), RESAMPLED)
+
+    found = reorder(ranked, closer)
+
+    assert names(found) == order
+    assert found["position"].tolist() == [1, 2, 3, 4, 5]
+    facts = ["image_encoder", "text_encoder", "score", "rank", "p_best", "validation_score"]
+    expected = ranked.set_index(["image_encoder", "text_encoder"])[facts[2:]]
+    pd.testing.assert_frame_equal(found[facts].set_index(facts[:2]).loc[expected.index], expected)
+    assert found.index.tolist() == [0, 1, 2, 3, 4]

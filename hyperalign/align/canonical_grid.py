@@ -152,8 +152,8 @@ def setup_shapes(grid: Grid, config: CanonicalConfig) -> SetupShapes:
     )
 
 
-def setup_flops(shapes: SetupShapes, known: Known = None) -> int:
-    """FLOPs of `build_canonical_grid`."""
+def setup_flops(shapes: SetupShapes, known: Sequence[object | None] | None = None) -> int:
+    """FLOPs of `build_canonical_grid`; of `known` it matters who is None."""
     s, n = shapes, shapes.n_images
     widths, n_rows = [*s.image_features, *s.text_features], [*s.image_rows, *s.text_rows]
     fresh = [e for e in range(len(widths)) if known is None or known[e] is None]

@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from hyperalign.align.baseline import APE_BOTH, solve_ape
-from hyperalign.align.canonical import Canonical, CanonicalConfig
+from hyperalign.align.canonical import Canonical, CanonicalConfig, Whitening
 from hyperalign.align.canonical_grid import build_canonical_grid
 from hyperalign.align.grid import Grid, PairIndex
-from hyperalign.align.solution import Progress, Solution, Stop
+from hyperalign.align.solution import Kept, Progress, Solution, Stop
 from hyperalign.align.train import TrainConfig
 
-POLISH = replace(APE_BOTH, n_epochs=3)
+POLISH = replace(APE_BOTH, n_epochs=1, batch_size=256, learning_rate=2e-3)
 _ALL = 1e6  # times R: more coordinates than any encoder has
 
 
@@ -38,12 +38,13 @@ def alone(grid: Grid, pairs: Sequence[PairIndex]) -> tuple[Grid, list[PairIndex]
     return part, [(images.index(i), texts.index(j)) for i, j in pairs]
 
 
-def solve_polished(
+def solve_polished(  # noqa: PLR0913 - as the methods of a search, and what one has left
     grid: Grid,
     pairs: Sequence[PairIndex],
     canonical: CanonicalConfig,
     config: TrainConfig = POLISH,
     *,
+    kept: Kept | None = None,
     progress: Progress | None = None,
     should_stop: Stop | None = None,
 ) -> Solution:
@@ -54,6 +55,7 @@ def solve_polished(
         pairs: Which; one at least.
         canonical: Coordinates of the search, made wider here (`of_their_own`).
         config: How the connectors are trained.
+        kept: What the search has left of all encoders: whitenings of all features are taken from it.
         progress: Called with pairs done and pairs in all.
         should_stop: True leaves out the pairs not finished.
 
@@ -61,9 +63,20 @@ def solve_polished(
         Indices of pairs are those of `grid`; encoders that are in none have no coordinates.
     """
     part, own = alone(grid, pairs)
-    built = build_canonical_grid(part, of_their_own(canonical))
+    known = None if kept is None else [_of_all_features(one) for one in _taking_part(kept, pairs)]
+    built = build_canonical_grid(part, of_their_own(canonical), known=known)
     found = solve_ape(part, own, config, canonical=built, progress=progress, should_stop=should_stop)
     return back_among(grid, found, dict(zip(own, pairs, strict=True)))
+
+
+def _taking_part(kept: Kept, pairs: Sequence[PairIndex]) -> list[Whitening]:
+    """Whitenings of the encoders of some pairs, image encoders first, as `alone` has them."""
+    images, texts = (sorted({pair[side] for pair in pairs}) for side in (0, 1))
+    return [*(kept.images[i] for i in images), *(kept.texts[j] for j in texts)]
+
+
+def _of_all_features(whitening: Whitening) -> Whitening | None:
+    return whitening if len(whitening.features) == whitening.width else None
 
 
 def back_among(grid: Grid, found: Solution, at: Mapping[PairIndex, PairIndex]) -> Solution:

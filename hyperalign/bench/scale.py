@@ -9,20 +9,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hyperalign.align.grid import Grid
-from hyperalign.align.polish import alone
 from hyperalign.bench.devices import H100_PEAKS, SHARE
 from hyperalign.bench.sheet import Asked, Sheet
 from hyperalign.candidates import Candidates
 from hyperalign.embed.zoo import EncoderSpec, Pair, load_zoos
 from hyperalign.footprint import dearest, heights
-from hyperalign.forecast import Forecast, forecast, hollow_grid
+from hyperalign.forecast import Forecast, forecast, forecast_polishing, hollow_grid
 from hyperalign.ladder import Items
 from hyperalign.machine import measure_matmul
 from hyperalign.plan import estimate_seconds
 from hyperalign.promote import draw_samples, find_prices, most_flops
 from hyperalign.request import SearchConfig
 from hyperalign.scoring import scoring_flops, watch_flops
-from hyperalign.solve import Method, polishing_recipe
+from hyperalign.solve import Method
 
 __all__ = ["measure"]
 
@@ -77,8 +76,8 @@ def _shape(candidates: Candidates, n_items: int, config: SearchConfig) -> _Searc
     made = forecast(Method("hypernet", "both", config.seed), train, pairs, recipe)
     polished: tuple[Forecast, ...] = ()
     if config.polish:
-        part, own = alone(train, dearest(train, pairs)[: config.polish])
-        polished = (forecast(Method("ape", "both", config.seed), part, own, polishing_recipe(recipe)),)
+        first = dearest(train, pairs)[: config.polish]
+        polished = (forecast_polishing(train, first, recipe, after=Method("hypernet", "both", config.seed)),)
     return _Search(candidates, config, train, val, made, polished)
 
 

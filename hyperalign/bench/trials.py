@@ -31,7 +31,7 @@ from hyperalign.run import load_tensors, write_tensors
 from hyperalign.scoring import retrieval, zero_shot, zero_shot_parts
 from hyperalign.solve import Method, Recipe, Solved, Workbench, solve
 
-__all__ = ["Trial", "Trials", "hits_on_test", "lengthen", "part_of", "setting_of"]
+__all__ = ["Trial", "Trials", "hits_on_test", "lengthen", "part_of", "setting_of", "to_scores"]
 
 _METHOD_CODE = ("align/*.py", "rank/*.py", "grids.py", "packing.py", "scoring.py", "solve.py", "bench/trials.py")
 _SAMPLED = 16  # rows of each table by which it is told from others
@@ -139,7 +139,7 @@ class Trials:
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_tensors(file, found._asdict())
-        line = _to_line(solved, recipe, _scores(found))
+        line = _to_line(solved, recipe, to_scores(found))
         self.n_done += 1
         self.seconds_done += time.perf_counter() - start
         self.flops_done += sum(line["flops"].values())
@@ -221,7 +221,7 @@ def hits_on_test(solved: Solved, opened: Opened, *, task: str) -> Contributions:
     return per_image(t2i, i2t, prepared.test.owner)
 
 
-def _scores(found: Contributions) -> NDArray[np.float64]:
+def to_scores(found: Contributions) -> NDArray[np.float64]:
     """(P,) scores in per cent: the mean over the parts of 100 · Σ hits / Σ trials."""
     hits, trials = (part.sum(1, dtype=np.float64) for part in found)
     return np.asarray(100 * (hits / trials[:, None]).mean(0))

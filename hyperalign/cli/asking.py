@@ -19,6 +19,7 @@ NOT_CONFIG = {  # options that say how, not what
     *(
         "poster",
         "curve",
+        "finalists",
         "sweep",
         "collapse",
         "intervals",

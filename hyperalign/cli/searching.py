@@ -69,7 +69,8 @@ def search(  # noqa: PLR0913 – the signature is the list of options
     labels: Labels = None,
     verify: Annotated[int | None, typer.Option(min=0, help="Train so many of the first pairs by ape too.")] = None,
     polish: Annotated[
-        int | None, typer.Option(min=0, help="Make so many of the first pairs as good as they get.")
+        int | None,
+        typer.Option(min=0, help="Make so many of the first pairs as good as they get; choose among them."),
     ] = None,
     scores: Annotated[bool | None, typer.Option("--scores/--no-scores", help="Training-free scores beside.")] = None,
     seed: Seed = None,

@@ -9,7 +9,7 @@ import pandas as pd
 
 from hyperalign.rank.resampling import Bootstrap
 
-__all__ = ["answer", "rank_pairs"]
+__all__ = ["answer", "rank_pairs", "reorder"]
 
 _LISTED = 5  # indistinguishable pairs that are named before the rest is counted
 
@@ -51,6 +51,29 @@ def rank_pairs(table: pd.DataFrame, resampled: Bootstrap) -> pd.DataFrame:
     ranked["position"] = np.arange(1, len(ranked) + 1)
     first = ["position", "rank", "image_encoder", "text_encoder", *added]
     return ranked[[*first, *(name for name in ranked if name not in first)]]
+
+
+def reorder(table: pd.DataFrame, closer: pd.DataFrame) -> pd.DataFrame:
+    """Put pairs that were looked at closer in the order of that look, on the places that they hold together.
+
+    A pair counts with the better of its two validation scores, as the better of its two connectors is used. Who was
+    not looked at keeps its place: its score is that of another method.
+
+    Args:
+        table: As `rank_pairs` returns it, by validation.
+        closer: Rows of some of these pairs by another method, with `validation_score`.
+
+    Returns:
+        The rows by their new `position`; all else as it was.
+    """
+    looked_at = dict(zip(_names(closer), closer["validation_score"], strict=True))
+    ordered = table.sort_values("position", ignore_index=True)
+    own_scores = ordered["validation_score"]
+    scores = [max(own, looked_at.get(name, own)) for name, own in zip(_names(ordered), own_scores, strict=True)]
+    places = np.flatnonzero(_names(ordered).isin(looked_at))
+    order = np.arange(len(ordered))
+    order[places] = places[np.argsort(-np.round(np.asarray(scores)[places], 6), kind="stable")]
+    return ordered.iloc[order].assign(position=ordered["position"].to_numpy()).reset_index(drop=True)
 
 
 def answer(table: pd.DataFrame, *, n_left: int = 0) -> str:
