@@ -157,6 +157,7 @@ The map, in the order in which data meets the modules; a line of code may import
         trials          one training after the other, each done once
         sweep           batch, length and rate of the baseline
         curve           score against FLOPs, every method on it
+        finalists       choosing among polished pairs
         collapse        trainings that ought to go wrong
         poster          growing zoos, and classes of scale
         promotion       samples embedded first, against everything

@@ -42,6 +42,25 @@ def test_a_verified_pair_stands_beside_its_own_score_by_the_method_that_answers(
     ]
 
 
+@pytest.mark.parametrize(
+    ("polished", "beginning"),
+    [
+        ([("a", "y", 21.0, 5.0)], "Polished, made for a+y alone: 21.0"),
+        ([("a", "y", 21.0, 5.0), ("b", "x", 28.5, 4.0)], "Polished, 2 pairs by themselves; a+y validates best: 21.0"),
+        ([("a", "y", 21.0, 5.0), ("b", "x", 28.5, 6.0)], "Polished, 2 pairs by themselves; b+x validates best: 28.5"),
+    ],
+)
+def test_of_polished_pairs_the_one_that_validates_best_is_named(polished: list[Any], beginning: str) -> None:
+    main = table_of("hypernet", [("a", "y", 20.0), ("b", "x", 30.0)])
+    one = table_of("polished", [row[:3] for row in polished])
+    one.table["validation_score"] = [row[3] for row in polished]
+
+    (words,) = describe_checked(main, [one])
+
+    assert words.startswith(f"{beginning} (95 % interval ")
+    assert words.endswith(f"hypernet gave {20.0 if 'a+y' in beginning else 30.0:.1f}.")
+
+
 def test_only_what_was_cut_short_is_noted() -> None:
     bench: Any = SimpleNamespace(pairs=[(0, 0), (1, 0)])
     whole, few = solved("hypernet", n_steps=(7,)), solved("ape", n_pairs=1, n_steps=(7,), stopped=True)

@@ -142,6 +142,14 @@ def test_polishing_takes_what_all_of_its_pairs_take_together() -> None:
     assert wide - narrow < 10 * 4 * (50 + 100) * 12  # of a grid so small no more than some copies of its rows
 
 
+def test_the_dearest_pair_is_that_of_the_largest_connector() -> None:
+    grid = hollow_grid([8, 12], [9, 5, 20], np.arange(50))
+
+    found = dearest(grid, [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)])
+
+    assert found == [(0, 2), (1, 0), (0, 0), (1, 1), (0, 1)]  # 160, 108, 72, 60, 40 weights
+
+
 def test_tables_that_are_too_large_to_be_kept_are_read_where_they_lie() -> None:
     n = 2**20  # rows of 64 numbers are 256 MiB, all that may be kept; those of 65 are more
     kept, read = (hollow_grid([width], [4], np.arange(n)) for width in (64, 65))

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from planted import plant
 from torch.utils.flop_counter import FlopCounterMode
 
+from hyperalign.align.grid import Grid
+from hyperalign.board import score_without_training
 from hyperalign.rank.metrics import nearest
 from hyperalign.rank.scores import TrainingFree, cca_flops, cka_flops, mutual_knn_flops, training_free_scores
 
@@ -213,3 +219,23 @@ def test_unlike_numbers_of_items_and_one_sided_zoos_are_refused() -> None:
         score(draw(3, 3), draw(3, 3))
 
     assert score(draw(4, 3), draw(4, 3)).cka[0, 0] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("side", ["images", "texts"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_no_number_counts_as_nothing(side: str, value: float) -> None:
+    grid = plant(40)
+
+    def with_first(number: float) -> Grid:
+        rows = np.array(getattr(grid, side)[1])
+        rows[3, :2] = number
+        tables = list(getattr(grid, side))
+        tables[1] = rows
+        changed: dict[str, Any] = {side: tuple(tables)}
+        return replace(grid, **changed)
+
+    found, expected = (score_without_training(with_first(number))[0] for number in (value, 0.0))
+
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert not np.array_equal(found.cka, score_without_training(grid)[0].cka)
