@@ -124,9 +124,7 @@ def compute_ratios(
 
 def _closer_flops(lines: Sequence[Line]) -> int:
     """Of polishing, its validation included: what choosing among the first pairs has cost beyond the search."""
-    return sum(
-        line.flops for line in lines if line.method.startswith("polished") and line.stage in ("polishing", "validation")
-    )
+    return sum(line.flops for line in lines if line.stage == "polishing")
 
 
 def sum_up(best: Solved, lines: Sequence[Line]) -> dict[str, int]:

@@ -192,7 +192,10 @@ class _Drawing:
         """The first pairs by themselves; which they are is not known yet, so the dearest ones are taken."""
         steps = []
         for stage, method, cost in self.looked_at:
-            steps += [*self._training(stage, method, cost), self._validation(method, cost)]
+            training, *updates = self._training(stage, method, cost)
+            look = self._validation(method, cost)
+            seconds = (training.seconds or 0.0) + (look.seconds or 0.0)
+            steps += [replace(training, flops=training.flops + look.flops, seconds=seconds), *updates]
         return steps
 
     def _look_closer(self) -> Iterator[tuple[str, Method, Forecast]]:

@@ -352,13 +352,13 @@ def polish(pairs: Sequence[PairIndex], bench: Workbench, after: Solved) -> Solve
 
 
 def _looked_at(stage: str, method: Method, made: _Made, bench: Workbench) -> Solved:
-    """First pairs that were trained by themselves, scored on validation and booked."""
-    lines = _training_lines(stage, method, made, before=made.solution.setup_flops)
-    if not made.solution.pairs:
-        return Solved(method=method, solution=made.solution, validation=np.empty(0), lines=lines)
-    start = time.perf_counter()
-    validation = choose_by(made.solution, bench)
-    lines.append(_validation_line(method, made.solution, time.perf_counter() - start, bench))
+    """First pairs that were trained by themselves, scored on validation, all of it booked as one stage."""
+    start, beside, validation = time.perf_counter(), made.solution.setup_flops, np.empty(0)
+    if made.solution.pairs:
+        validation = choose_by(made.solution, bench)
+        beside += _validation_line(method, made.solution, 0.0, bench).flops
+    made = made._replace(seconds=made.seconds + time.perf_counter() - start)
+    lines = _training_lines(stage, method, made, beside=beside)
     return Solved(method=method, solution=made.solution, validation=validation, lines=lines)
 
 
@@ -427,13 +427,13 @@ def _setup_lines(method: Method, made: _Made, bench: Workbench) -> list[Line]:
     return [Line("set-up", method.label, f"shared with {bench.setup_owner.label}, made once", flops)]
 
 
-def _training_lines(stage: str, method: Method, made: _Made, *, before: int = 0) -> list[Line]:
-    """Forward, backward and emission, and FLOPs before them of the same time; the optimiser's updates by themselves."""
+def _training_lines(stage: str, method: Method, made: _Made, *, beside: int = 0) -> list[Line]:
+    """Forward, backward and emission, and other FLOPs of the same time; the optimiser's updates by themselves."""
     solution = made.solution
     n_steps, n_pairs = sum(fit.n_steps for fit in solution.fits), len(solution.pairs)
     what = f"{pairs_in_words(n_pairs)}, " + (f"{n_steps:,} steps" if solution.fits else "emission alone")
     lines = []
-    if flops := before + solution.train_flops:
+    if flops := beside + solution.train_flops:
         lines.append(Line(stage, method.label, what, flops, made.seconds, peak_bytes()))
     if solution.fits:
         updates = sum(fit.optimiser_flops for fit in solution.fits)

@@ -112,10 +112,8 @@ def test_a_ratio_names_both_its_sides_and_what_each_has_cost(name: str, trained:
 
 def test_a_choice_among_polished_pairs_has_a_ratio_with_what_that_cost() -> None:
     best, recipe, pairs = solved("hypernet"), SearchConfig().recipe(), TRAIN.pairs()
-    lines = [Line("training", best.method.label, "", 70, 1.0), Line("validation", "ape · text", "", 9_000, 1.0)]
-    polished = [
-        Line(stage, "polished · both", "", flops, 1.0) for stage, flops in (("polishing", 500), ("validation", 6))
-    ]
+    lines = [Line("training", best.method.label, "", 70, 1.0), Line("verification", "ape · text", "", 9_000, 1.0)]
+    polished = [Line("polishing", "polished · both", "", flops, 1.0) for flops in (500, 6)]
     updates = Line("optimiser", "polished · both", "", 80_000)
 
     plain = compute_ratios(best, lines, recipe, pairs, TRAIN, VAL)

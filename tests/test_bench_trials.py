@@ -152,7 +152,7 @@ def test_a_trial_of_something_else_is_not_taken(
     if what == "seed":
         method = method._replace(seed=1)
     if what == "recipe":
-        recipe = replace(recipe, ape_both=replace(recipe.ape_both, learning_rate=2e-3))
+        recipe = replace(recipe, ape_both=replace(recipe.ape_both, learning_rate=3e-3))
     if what == "encoders":
         opened = part_of(opened, [0, 1])
     if what == "code":
@@ -205,7 +205,7 @@ def test_a_setting_names_what_differs(world: Path) -> None:
     assert words[0] == "no training"
     assert words[2] == "batch 16, 10 steps x 3 pairs, rate 2"
     assert words[4] == "batch 16, 6 epochs, rate 0.05"
-    assert words[5] == "batch 16, 2 epochs, rate 0.001"
+    assert words[5] == "batch 16, 2 epochs, rate 0.002"
 
 
 SPACE = Space((128, 256, 512, 1024), (1.0, 2.0, 3.0, 5.0, 10.0, 20.0), (1e-3, 2e-3, 3e-3, 5e-3))
@@ -365,7 +365,7 @@ def test_the_claims_are_read_off_the_rows(curved: list[Sheet]) -> None:
     assert differences[0]["low_score"] < gain < differences[0]["high_score"]
     assert differences[1]["score"] == pytest.approx(mean("hypernet", own, "regret_at_1_score"), abs=2e-3)
     dear = [r for r in rows if r["method"] == "hypernet" and " 1 steps" in r["setting"]]  # it costs more than that
-    both = [r["test_score"] for r in rows if (r["sides"], r["setting"]) == ("both", "batch 16, 2 epochs, rate 0.001")]
+    both = [r["test_score"] for r in rows if (r["sides"], r["setting"]) == ("both", "batch 16, 2 epochs, rate 0.002")]
     tops = [mean("hypernet", setting, "test_score") for setting in {r["setting"] for r in dear}]
     assert any(differences[2]["score"] == pytest.approx(top - np.mean(both), abs=2e-3) for top in tops)
     matched = mean("ape", base, "search_flops") / mean("hypernet", own, "search_flops")
@@ -507,9 +507,7 @@ def test_finalists_cost_more_and_are_chosen_by_the_better_of_their_connectors(
         assert mean["taken_minus_best_of_ape_score"] == pytest.approx(gain, abs=2e-3)
     asked = replace(ask(world, "searched"), config=replace(ask(world, "x").config, polish=2))
     run = load_run(small_search(world, config=asked.config, out="with-finalists"))
-    booked = run.ledger[
-        run.ledger["method"].str.startswith("polished") & run.ledger["stage"].isin(["polishing", "validation"])
-    ]
+    booked = run.ledger[run.ledger["stage"] == "polishing"]
     assert rows[2]["polishing_flops"] == booked["flops"].sum()
     first = run.leaderboard[run.leaderboard["method"] == "hypernet"].sort_values("position").iloc[0]
     assert (rows[2]["image_encoder"], rows[2]["text_encoder"]) == (first["image_encoder"], first["text_encoder"])

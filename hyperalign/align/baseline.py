@@ -17,7 +17,7 @@ from hyperalign.align.train import Drawn, TrainConfig, capped_scale, fit, scale_
 from hyperalign.ledger import connector_step_flops
 
 APE = TrainConfig(n_epochs=10, batch_size=512, pairs_per_step=1, learning_rate=5e-3, n_validations=1)
-APE_BOTH = replace(APE, n_epochs=2, learning_rate=1e-3, logit_scale=10.0, learn_scale=False)
+APE_BOTH = replace(APE, n_epochs=1, batch_size=256, learning_rate=2e-3, logit_scale=10.0, learn_scale=False)
 
 
 def solve_ape(

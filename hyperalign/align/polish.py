@@ -16,7 +16,7 @@ from hyperalign.align.grid import Grid, PairIndex
 from hyperalign.align.solution import Kept, Progress, Solution, Stop
 from hyperalign.align.train import TrainConfig
 
-POLISH = replace(APE_BOTH, n_epochs=1, batch_size=256, learning_rate=2e-3)
+POLISH = APE_BOTH
 _ALL = 1e6  # times R: more coordinates than any encoder has
 
 

@@ -23,7 +23,8 @@ from hyperalign.solve import Method, Recipe
 __all__ = ["Setting", "dear_steps", "measure", "settings"]
 
 TEXT_FACTORS = (0.2, 0.6)  # of the baseline's length
-BOTH_FACTORS = (0.05, 0.1, 0.25, 0.5)  # of the length between canonical coordinates
+BOTH_FACTORS = (0.1, 0.25, 0.5)  # of the length between canonical coordinates
+BOTH_BATCHES = ((128, 1e-3), (512, 1e-3))  # other batches there, with their rates, at some of these lengths
 HYPER_FACTORS = (0.125, 0.25, 0.5, 2.0, 4.0, 8.0, 16.0)  # of the hypernetwork's, below the dear end
 SLICED_STEPS = (5, 20)  # of each of its networks, which have as many parameters as a connector times 512
 DEAR_EPOCHS = 2.0  # of training between canonical coordinates: the dear end of the curve
@@ -91,6 +92,7 @@ def settings(asked: Asked, opened: Opened) -> list[Setting]:
     points = [Setting("closed-form", sides, base) for sides in ("both", "text")]
     points += [Setting("hypernet", "both", replace(base, residual=config)) for config in _hyper(opened, base)]
     both = [*(lengthen(base.ape_both, f) for f in BOTH_FACTORS), *([matched] if matched else []), base.ape_both]
+    both += [replace(config, batch_size=size, learning_rate=rate) for size, rate in BOTH_BATCHES for config in both[1:]]
     both.append(_two_epochs(base).ape_both)
     points += [Setting("ape", "both", replace(base, ape_both=config)) for config in both]
     text = [base.ape, *(lengthen(base.ape, f) for f in TEXT_FACTORS), *([best] if best else [])]
