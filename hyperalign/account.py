@@ -63,11 +63,17 @@ def describe_checked(main: Tested, checked: Sequence[Tested]) -> list[str]:
             (row,) = table.itertuples()
             many = f"Polished, {n_pairs} pairs by themselves; {_name(row)} validates best:"
             beginnings = [many if n_pairs > 1 else f"Polished, made for {_name(row)} alone:"]
-        said += [
-            f"{beginning} {row.score:.1f} (95 % interval {row.score_low:.1f} to {row.score_high:.1f}); "
-            f"{main.solved.method.name} gave {_score_of(main, row.image_encoder, row.text_encoder):.1f}."
-            for beginning, row in zip(beginnings, table.itertuples(), strict=True)
-        ]
+        for beginning, row in zip(beginnings, table.itertuples(), strict=True):
+            of_main = _row_of(main, row)
+            sentence = (
+                f"{beginning} {row.score:.1f} (95 % interval {row.score_low:.1f} to {row.score_high:.1f}); "
+                f"{main.solved.method.name} gave {of_main.score:.1f}."
+            )
+            if one.solved.method.name == "polished":
+                better = row.validation_score > of_main.validation_score
+                whose = "polished connector" if better else f"connector of {main.solved.method.name}"
+                sentence += f" The {whose} validates better: it is the one that is used."
+            said.append(sentence)
     return said
 
 
@@ -132,9 +138,11 @@ def sum_up(best: Solved, lines: Sequence[Line]) -> dict[str, int]:
     return {"search_flops": search_flops(lines, best.method.label), "all_flops": total_flops(lines)}
 
 
-def _score_of(tested: Tested, image: Any, text: Any) -> float:
+def _row_of(tested: Tested, pair: Any) -> Any:
+    """The row of the same pair by another method."""
     rows = tested.table
-    return float(rows.loc[(rows["image_encoder"] == image) & (rows["text_encoder"] == text), "score"].iloc[0])
+    same = (rows["image_encoder"] == pair.image_encoder) & (rows["text_encoder"] == pair.text_encoder)
+    return next(rows[same].itertuples())
 
 
 def _training_words(config: TrainConfig) -> str:

@@ -52,13 +52,16 @@ def test_a_verified_pair_stands_beside_its_own_score_by_the_method_that_answers(
 )
 def test_of_polished_pairs_the_one_that_validates_best_is_named(polished: list[Any], beginning: str) -> None:
     main = table_of("hypernet", [("a", "y", 20.0), ("b", "x", 30.0)])
+    main.table["validation_score"] = 5.5  # between those of b+x
     one = table_of("polished", [row[:3] for row in polished])
     one.table["validation_score"] = [row[3] for row in polished]
 
     (words,) = describe_checked(main, [one])
 
     assert words.startswith(f"{beginning} (95 % interval ")
-    assert words.endswith(f"hypernet gave {20.0 if 'a+y' in beginning else 30.0:.1f}.")
+    assert f"; hypernet gave {20.0 if 'a+y' in beginning else 30.0:.1f}. The " in words
+    used = "polished connector" if "b+x" in beginning else "connector of hypernet"
+    assert words.endswith(f" The {used} validates better: it is the one that is used.")
 
 
 def test_only_what_was_cut_short_is_noted() -> None:

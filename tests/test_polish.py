@@ -23,6 +23,7 @@ from hyperalign.packing import restrict
 from hyperalign.plan import plan
 from hyperalign.relimit import open_run
 from hyperalign.run import Run, load_run
+from hyperalign.show.view import draw_board
 from hyperalign.solve import Solved, Workbench, polish
 from hyperalign.use.chosen import _best_made, _kept_connectors
 
@@ -155,6 +156,7 @@ def test_the_winner_is_chosen_by_what_polished_pairs_score_on_validation(
     truth = rows(run, "ape").groupby(["image_encoder", "text_encoder"])["score"].mean()
     (agreed,) = [one for one in run.result["agreement"] if one["order"].startswith("hypernet")]
     assert agreed["regret_at_1"] == pytest.approx(truth.max() - truth[second], abs=1e-3)
+    assert draw_board(run).chosen == "validation, the first 2 pairs by what they score polished"
     opened = open_run(run).under(Limits()).table
     assert names(opened)[:2] == [second, first]
 

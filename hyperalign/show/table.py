@@ -81,7 +81,7 @@ def leaderboard_table(board: Board, *, width: int, n_rows: int = N_ROWS) -> Grou
         Column("latency", fact("latency_ms", lambda value: NONE if value != value else f"{value:.3g} ms"), goes=8),
         Column("training", fact("train_flops", flops), goes=5),
     ]
-    title = f"{board.method}: {board.measure} on the test images; the order was chosen on validation"
+    title = f"{board.method}: {board.measure} on the test images; the order was chosen on {board.chosen}"
     hidden = len(board.rows) - len(rows)
     more = [f"{hidden} more pairs in leaderboard.csv"] if hidden else []
     return fit(title, columns, width=width, more=more)

@@ -60,6 +60,7 @@ class Board:
 
     Attributes:
         method: Whose order it is, with its sides.
+        chosen: What the order was chosen on, in words.
         measure: What the score is.
         others: The other methods, with their sides.
         rows: By position.
@@ -67,6 +68,7 @@ class Board:
     """
 
     method: str
+    chosen: str
     measure: str
     others: tuple[str, ...]
     rows: tuple[Row, ...]
@@ -127,9 +129,11 @@ def draw_board(run: Run) -> Board:
     keys = zip(*(beside.index.get_level_values(level) for level in range(3)), strict=True)
     scores: dict[tuple[str, ...], float] = dict(zip(keys, beside.tolist(), strict=True))
     rows = [_row(record, others, scores) for record in own.sort_values("position").to_dict("records")]
+    n_polished = int((table["method"] == "polished").sum())
     zero_shot = run.result["configuration"].get("task") == "zero-shot"
     return Board(
         method=clean(own["kind"].iloc[0]) if len(own) else clean(wanted),
+        chosen="validation" + (f", the first {n_polished} pairs by what they score polished" if n_polished > 1 else ""),
         measure="zero-shot top-1, %" if zero_shot else "mean recall@1, %",
         others=tuple(clean(name) for name in others),
         rows=tuple(rows),
