@@ -141,6 +141,7 @@ def test_the_measurement_gives_a_row_for_each_size(sheets: list[Sheet]) -> None:
         assert -1 <= row["spearman_with_truth"] <= 1
         assert row["regret_score"] >= 0
     assert sizes.rows[0]["search_flops"] < sizes.rows[1]["search_flops"]
+    assert all(0 < row["ape_both_grid_ratio"] < row["ape_grid_ratio"] for row in sizes.rows)
     for sheet in sheets:
         assert all(row.keys() == sheet.rows[0].keys() for row in sheet.rows)
     assert to_json([sheet._asdict() for sheet in sheets])
