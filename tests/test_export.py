@@ -286,6 +286,7 @@ def test_a_caption_of_unknown_words_is_a_row_of_zeros(run: Path) -> None:
 def test_sentence_transformers_alone_loads_a_pair_and_encodes_both_sides(
     run: Path, tmp_path: Path, pictures: list[Image.Image], pair: str
 ) -> None:
+    pytest.importorskip("sentence_transformers", minversion="6")  # older ones are refused with a sentence
     from sentence_transformers import SentenceTransformer
 
     folder = export(run, tmp_path / "model", pair, format="sentence-transformers")
@@ -303,6 +304,7 @@ def test_sentence_transformers_alone_loads_a_pair_and_encodes_both_sides(
 def test_an_encoder_of_a_factory_needs_leave_in_sentence_transformers_too(
     run: Path, tmp_path: Path, pictures: list[Image.Image]
 ) -> None:
+    pytest.importorskip("sentence_transformers", minversion="6")  # older ones are refused with a sentence
     from sentence_transformers import SentenceTransformer
 
     folder = export(run, tmp_path / "model", "tiny+static-256", format="sentence-transformers")
@@ -358,6 +360,8 @@ def test_the_examples_of_the_card_run(
 ) -> None:
     if format == "onnx":
         pytest.importorskip("onnxscript")
+    if format == "sentence-transformers":
+        pytest.importorskip("sentence_transformers", minversion="6")
     folder = export(run, tmp_path / "model", "resnet10-64+static-256", format=format)
     Image.new("RGB", (90, 60), "green").save(tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)

@@ -1,6 +1,7 @@
 """Decoding: what is a picture comes out upright and RGB, what is none says why."""
 
 import io
+import re
 import struct
 import tracemalloc
 import zlib
@@ -68,6 +69,26 @@ def test_a_picture_that_was_taken_sideways_comes_out_upright() -> None:
     exif[0x0112] = 6  # orientation: turn a quarter to the right
 
     assert decode(encoded(NOISE, "JPEG", exif=exif)).size == (40, 60)
+
+
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        ("-2", "its bytes cannot be decoded (OSError: -2)"),
+        ("", "its bytes cannot be decoded (OSError)"),
+        ("broken data stream", "broken data stream"),
+    ],
+)
+def test_a_decoder_that_says_a_number_is_not_quoted_alone(
+    monkeypatch: pytest.MonkeyPatch, said: str, sentence: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(said)
+
+    monkeypatch.setattr("hyperalign.embed.pictures.upright", fail)
+
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        decode(encoded(NOISE, "PNG"))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])

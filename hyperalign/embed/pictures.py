@@ -178,7 +178,10 @@ def decode(data: bytes) -> Image.Image:
     except MemoryError:  # the machine's fault, not the picture's
         raise
     except Exception as error:  # decoders fail on damaged bytes in any way they like
-        raise ValueError(str(error) or type(error).__name__) from None
+        said = str(error)
+        if not any(letter.isalpha() for letter in said):  # a number of the decoder's
+            said = f"its bytes cannot be decoded ({type(error).__name__}{said and f': {said}'})"
+        raise ValueError(said) from None
 
 
 def upright(picture: Image.Image) -> Image.Image:
