@@ -194,6 +194,7 @@ def test_a_link_within_the_page_keeps_what_was_asked(browser: Any, run: Run) -> 
     with looked_at(browser, run.path / "report.html", "#budget=:3000000") as page:
         page.locator(".skip").focus()
         page.keyboard.press("Enter")
+        page.wait_for_url(lambda url: "#leaderboard" not in url)  # the browser tells the page of it a moment later
 
         assert words_of(page) == {"budget": [":3000000"]}
         assert page.locator("#within").inner_text() == "12 of 80 pairs"
