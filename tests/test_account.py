@@ -48,6 +48,7 @@ def test_a_verified_pair_stands_beside_its_own_score_by_the_method_that_answers(
         ([("a", "y", 21.0, 5.0)], "Polished, made for a+y alone: 21.0"),
         ([("a", "y", 21.0, 5.0), ("b", "x", 28.5, 4.0)], "Polished, 2 pairs by themselves; a+y validates best: 21.0"),
         ([("a", "y", 21.0, 5.0), ("b", "x", 28.5, 6.0)], "Polished, 2 pairs by themselves; b+x validates best: 28.5"),
+        ([("a", "y", 21.0, 5.5)], "Polished, made for a+y alone: 21.0"),  # no better than its own
     ],
 )
 def test_of_polished_pairs_the_one_that_validates_best_is_named(polished: list[Any], beginning: str) -> None:
