@@ -24,7 +24,9 @@ from hyperalign.hyperclip.adapt import METHODS, AdaptConfig, adapt, open_tables,
 from hyperalign.hyperclip.architectures import find_architecture
 from hyperalign.hyperclip.hypernetwork import HyperConfig
 from hyperalign.hyperclip.stored import load_model
+from hyperalign.hyperclip.winner import _kept_connectors
 from hyperalign.pipeline import SearchConfig, search
+from hyperalign.run import load_run
 from hyperalign.show.adapted import adapted_table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -234,6 +236,23 @@ def test_the_baseline_and_the_method_start_from_the_same_weights(tmp_path: Path)
 
     assert all(torch.equal(value, other[name]) for name, value in one.items())
     assert any(name.startswith("hyper.") for name in other)
+
+
+@pytest.mark.parametrize(("gain", "method"), [(1.0, "ape"), (0.0, "closed-form"), (-1.0, "closed-form")])
+def test_adapting_begins_with_the_connector_that_validates_best(found: Path, gain: float, method: str) -> None:
+    run = load_run(found)
+    table = run.leaderboard.copy()
+    pair = table["image_encoder"].eq("resnet10-64") & table["text_encoder"].eq("counts-128")
+    (answers,) = table.loc[pair & table["method"].eq(run.result["method"]) & table["sides"].eq("both")].to_dict(
+        "records"
+    )
+    own = answers["validation_score"]
+    table.loc[pair & table["method"].eq("polished"), "validation_score"] = own + gain
+
+    solution, n = _kept_connectors(replace(run, leaderboard=table))["resnet10-64+counts-128"]
+
+    assert solution.method == method  # what is polished is trained as ape trains
+    assert solution.pairs[n] == (0, 0)
 
 
 def test_a_winner_keeps_its_statistics_and_what_is_trained_from_scratch_takes_the_batchs() -> None:

@@ -83,7 +83,7 @@ def find_winner(path: Path, *, pair: str | None, cache_dir: Path, say: Say) -> W
     config = build(SearchConfig, run.result["configuration"])
     more = [source for record in run.result.get("adopted", []) for source in record["zoo"]]
     zoo = load_zoos(list(dict.fromkeys([*config.zoo, *more])))
-    solution, places = _kept_connectors(run)
+    places = _kept_connectors(run)
     order = _order(run)
     if pair is not None:
         if pair not in order:
@@ -94,7 +94,7 @@ def find_winner(path: Path, *, pair: str | None, cache_dir: Path, say: Say) -> W
         image, text = (settle(find_encoder(zoo, one), memory=cache_dir) for one in name.split("+"))
         fault = _fault(image)
         if fault is None:
-            return _winner(pin(image, memory=cache_dir), pin(text, memory=cache_dir), solution, places[name], config)
+            return _winner(pin(image, memory=cache_dir), pin(text, memory=cache_dir), *places[name], config)
         say(f"{name} gives way: {fault}")
     raise ValueError(f"no pair of {path} whose connector is kept can be adapted; search among other encoders")
 
@@ -142,22 +142,43 @@ def _order(run: Run) -> list[str]:
     return list(dict.fromkeys(f"{i}+{t}" for i, t in zip(own["image_encoder"], own["text_encoder"], strict=True)))
 
 
-def _kept_connectors(run: Run) -> tuple[Solution, dict[str, int]]:
-    """The connectors of the answering method that a run has kept, and where each pair stands among them."""
-    answers = run.leaderboard[run.leaderboard["method"] == run.result["method"]].iloc[0]
-    whose = (answers["method"], answers["sides"], answers["seed"])
+def _kept_connectors(run: Run) -> dict[str, tuple[Solution, int]]:
+    """By pair the connector that a run has kept, and where it stands: a polished one where that validates better."""
+    board = run.leaderboard
+    answers = board[board["method"] == run.result["method"]].iloc[0]
+    kept = _connectors_of(run, answers["method"], answers["sides"], answers["seed"])
+    if not kept:
+        raise ValueError(f"{run.path} does not say whose its connectors are; search again")
+    same = [board[fact] == answers[fact] for fact in ("method", "sides", "seed")]
+    own = _validation(board[same[0] & same[1] & same[2]])
+    polished = board[board["method"] == "polished"]
+    if len(polished):
+        better = {name for name, score in _validation(polished).items() if name in kept and score > own[name]}
+        made = _connectors_of(run, "polished", polished["sides"].iloc[0], polished["seed"].iloc[0])
+        kept |= {name: place for name, place in made.items() if name in better}
+    return kept
+
+
+def _connectors_of(run: Run, method: str, sides: str, seed: int) -> dict[str, tuple[Solution, int]]:
+    """Those of one method that were kept last; a line without method or seed is of the method that answers."""
+    whose, answers = (method, sides, seed), run.result["method"]
     for line in reversed([line for line in read_log(run.path) if line.get("event") == "connectors"]):
         record = line["solution"]
-        if (line.get("method", whose[0]), record["sides"], line.get("seed", whose[2])) != whose:
+        if (line.get("method", answers), record["sides"], line.get("seed", seed)) != whose:
             continue
-        tensors, prefix = (
-            load_tensors(run.path / "connectors.safetensors"),
-            f"{line['prefix']}/" if "prefix" in line else "",
-        )
+        prefix = f"{line['prefix']}/" if "prefix" in line else ""
+        tensors = load_tensors(run.path / "connectors.safetensors")
         own = {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}
         solution = unpack(own, record)
-        return solution, {f"{line['images'][i]}+{line['texts'][j]}": n for n, (i, j) in enumerate(solution.pairs)}
-    raise ValueError(f"{run.path} does not say whose its connectors are; search again")
+        names = [f"{line['images'][i]}+{line['texts'][j]}" for i, j in solution.pairs]
+        return {name: (solution, n) for n, name in enumerate(names)}
+    return {}
+
+
+def _validation(rows: Any) -> dict[str, float]:
+    """Validation scores by pair."""
+    names = rows["image_encoder"] + "+" + rows["text_encoder"]
+    return dict(zip(names, rows["validation_score"], strict=True))
 
 
 def _fault(image: EncoderSpec) -> str | None:
