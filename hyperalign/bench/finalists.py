@@ -1,6 +1,7 @@
 """Choosing among polished pairs: what it costs beyond the search, and how much better the choice and its connector are.
 
-The searches and the baseline's grids are those of the curve, where they are kept; polishing is done anew.
+The baseline's grids are those of the curve, where they are kept; searches and polishing are done anew, for polishing
+starts from what a search leaves.
 """
 
 import tempfile
@@ -83,7 +84,7 @@ def measure(asked: Asked) -> list[Sheet]:
         "pair, scored on test in the mean of ape · text over seeds; seconds are those of the trials as they ran",
         f"ape · text: {setting_of(Method('ape', 'text', 0), recipe)}; "
         f"hypernet: {setting_of(Method('hypernet', 'both', 0), recipe)}",
-        *trials.notes("polishing is done anew each time"),
+        *trials.notes("searches and polishing are done anew each time"),
     ]
     means = [_mean_row(n, every, grid, asked.config.seed) for n, every in found.items()]
     return [
