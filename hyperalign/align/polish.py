@@ -27,7 +27,7 @@ def of_their_own(canonical: CanonicalConfig) -> CanonicalConfig:
 
 def alone(grid: Grid, pairs: Sequence[PairIndex]) -> tuple[Grid, list[PairIndex]]:
     """The encoders of some pairs, and the pairs among them."""
-    images, texts = (sorted({pair[side] for pair in pairs}) for side in (0, 1))
+    images, texts = _encoders_of(pairs)
     part = replace(
         grid,
         images=tuple(grid.images[i] for i in images),
@@ -63,20 +63,22 @@ def solve_polished(  # noqa: PLR0913 - as the methods of a search, and what one 
         Indices of pairs are those of `grid`; encoders that are in none have no coordinates.
     """
     part, own = alone(grid, pairs)
-    known = None if kept is None else [_of_all_features(one) for one in _taking_part(kept, pairs)]
+    known = None if kept is None else _known(kept, pairs)
     built = build_canonical_grid(part, of_their_own(canonical), known=known)
     found = solve_ape(part, own, config, canonical=built, progress=progress, should_stop=should_stop)
     return back_among(grid, found, dict(zip(own, pairs, strict=True)))
 
 
-def _taking_part(kept: Kept, pairs: Sequence[PairIndex]) -> list[Whitening]:
-    """Whitenings of the encoders of some pairs, image encoders first, as `alone` has them."""
-    images, texts = (sorted({pair[side] for pair in pairs}) for side in (0, 1))
-    return [*(kept.images[i] for i in images), *(kept.texts[j] for j in texts)]
+def _encoders_of(pairs: Sequence[PairIndex]) -> tuple[list[int], list[int]]:
+    """Image and text encoders that take part, each once, ascending."""
+    return sorted({i for i, _ in pairs}), sorted({j for _, j in pairs})
 
 
-def _of_all_features(whitening: Whitening) -> Whitening | None:
-    return whitening if len(whitening.features) == whitening.width else None
+def _known(kept: Kept, pairs: Sequence[PairIndex]) -> list[Whitening | None]:
+    """Whitenings of all features that need not be found again, of the encoders as `alone` has them."""
+    images, texts = _encoders_of(pairs)
+    every = [*(kept.images[i] for i in images), *(kept.texts[j] for j in texts)]
+    return [one if len(one.features) == one.width else None for one in every]
 
 
 def back_among(grid: Grid, found: Solution, at: Mapping[PairIndex, PairIndex]) -> Solution:

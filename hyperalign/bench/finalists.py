@@ -4,11 +4,8 @@ The baseline's grids are those of the curve, where they are kept; searches and p
 starts from what a search leaves.
 """
 
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,11 +13,11 @@ from numpy.typing import NDArray
 
 from hyperalign.bench.opened import Opened, open_bench
 from hyperalign.bench.sheet import Asked, Sheet
-from hyperalign.bench.trials import Trial, Trials, hits_on_test, setting_of, to_scores
+from hyperalign.bench.trials import Trial, Trials, hits_on_test, setting_of, to_scores, workbench
 from hyperalign.ledger import SEARCH_STAGES
 from hyperalign.rank.agreement import regret_interval
 from hyperalign.rank.resampling import Contributions, select
-from hyperalign.solve import Method, Solved, Workbench, polish, solve
+from hyperalign.solve import Method, Solved, polish, solve
 
 __all__ = ["measure"]
 
@@ -109,25 +106,11 @@ class _Grid:
 
 
 def _search(seed: int, opened: Opened, asked: Asked) -> _Search:
-    with _workbench(opened, asked) as bench:
+    with workbench(opened, asked.config.recipe(), asked) as bench:
         solved = solve(Method("hypernet", "both", seed), bench)
     lines = [line for line in solved.lines if line.stage in SEARCH_STAGES]
     flops, seconds = sum(line.flops for line in lines), sum(line.seconds for line in lines)
     return _Search(solved, hits_on_test(solved, opened, task=asked.config.task), flops, seconds)
-
-
-@contextmanager
-def _workbench(opened: Opened, asked: Asked) -> Iterator[Workbench]:
-    with tempfile.TemporaryDirectory() as folder:
-        yield Workbench(
-            opened.prepared,
-            opened.candidates.pair_indices(),
-            asked.config.recipe(),
-            run=Path(folder),
-            task=asked.config.task,
-            progress=asked.progress,
-            should_stop=lambda: False,
-        )
 
 
 def _choose(search: _Search, n_polished: int, opened: Opened, asked: Asked) -> _Chosen:
@@ -137,7 +120,7 @@ def _choose(search: _Search, n_polished: int, opened: Opened, asked: Asked) -> _
         return _Chosen(search, int(own.argmax()), select(search.hits, [int(own.argmax())]), 0, 0.0)
     first, pairs = sorted((-own).argsort(kind="stable")[:n_polished].tolist()), search.solved.solution.pairs
     start = time.perf_counter()
-    with _workbench(opened, asked) as bench:
+    with workbench(opened, asked.config.recipe(), asked) as bench:
         polished = polish([pairs[n] for n in first], bench, search.solved)
     seconds = time.perf_counter() - start
     at = int(np.maximum(own[first], polished.validation).argmax())

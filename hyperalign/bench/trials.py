@@ -8,7 +8,8 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -31,7 +32,7 @@ from hyperalign.run import load_tensors, write_tensors
 from hyperalign.scoring import retrieval, zero_shot, zero_shot_parts
 from hyperalign.solve import Method, Recipe, Solved, Workbench, solve
 
-__all__ = ["Trial", "Trials", "hits_on_test", "lengthen", "part_of", "setting_of", "to_scores"]
+__all__ = ["Trial", "Trials", "hits_on_test", "lengthen", "part_of", "setting_of", "to_scores", "workbench"]
 
 _METHOD_CODE = ("align/*.py", "rank/*.py", "grids.py", "packing.py", "scoring.py", "solve.py", "bench/trials.py")
 _SAMPLED = 16  # rows of each table by which it is told from others
@@ -123,17 +124,8 @@ class Trials:
         return hashlib.sha256(to_json(facts).encode()).hexdigest()[:24]
 
     def _do(self, opened: Opened, method: Method, recipe: Recipe, file: Path | None) -> dict[str, Any]:
-        config, prepared, start = self.asked.config, opened.prepared, time.perf_counter()
-        with tempfile.TemporaryDirectory() as folder:
-            bench = Workbench(
-                prepared,
-                opened.candidates.pair_indices(),
-                recipe,
-                run=Path(folder),
-                task=config.task,
-                progress=self.asked.progress,
-                should_stop=lambda: False,
-            )
+        config, start = self.asked.config, time.perf_counter()
+        with workbench(opened, recipe, self.asked) as bench:
             solved = solve(method, bench)
         found = hits_on_test(solved, opened, task=config.task)
         if file is not None:
@@ -161,6 +153,21 @@ class Trials:
                 text = text if file.read(1) == b"\n" else "\n" + text  # after a line that a crash cut off
             file.write((text + "\n").encode())
         self._known[line["key"]] = json.loads(to_json(line))
+
+
+@contextmanager
+def workbench(opened: Opened, recipe: Recipe, asked: Asked) -> Iterator[Workbench]:
+    """What a method is run on; its stages are kept in a folder that goes with it."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Workbench(
+            opened.prepared,
+            opened.candidates.pair_indices(),
+            recipe,
+            run=Path(folder),
+            task=asked.config.task,
+            progress=asked.progress,
+            should_stop=lambda: False,
+        )
 
 
 def part_of(opened: Opened, images: Sequence[int]) -> Opened:

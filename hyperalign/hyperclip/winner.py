@@ -3,12 +3,13 @@
 HyperCLIP adapts normalisation layers, so a winner without any gives way to the best pair whose image encoder has them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hyperalign.align.canonical import Canonical
@@ -146,7 +147,8 @@ def _kept_connectors(run: Run) -> dict[str, tuple[Solution, int]]:
     """By pair the connector that a run has kept, and where it stands: a polished one where that validates better."""
     board = run.leaderboard
     answers = board[board["method"] == run.result["method"]].iloc[0]
-    kept = _connectors_of(run, answers["method"], answers["sides"], answers["seed"])
+    tensors = load_tensors(run.path / "connectors.safetensors")
+    kept = _connectors_of(run, tensors, answers["method"], answers["sides"], answers["seed"])
     if not kept:
         raise ValueError(f"{run.path} does not say whose its connectors are; search again")
     same = [board[fact] == answers[fact] for fact in ("method", "sides", "seed")]
@@ -154,12 +156,14 @@ def _kept_connectors(run: Run) -> dict[str, tuple[Solution, int]]:
     polished = board[board["method"] == "polished"]
     if len(polished):
         better = {name for name, score in _validation(polished).items() if name in kept and score > own[name]}
-        made = _connectors_of(run, "polished", polished["sides"].iloc[0], polished["seed"].iloc[0])
+        made = _connectors_of(run, tensors, "polished", polished["sides"].iloc[0], polished["seed"].iloc[0])
         kept |= {name: place for name, place in made.items() if name in better}
     return kept
 
 
-def _connectors_of(run: Run, method: str, sides: str, seed: int) -> dict[str, tuple[Solution, int]]:
+def _connectors_of(
+    run: Run, tensors: Mapping[str, NDArray[Any]], method: str, sides: str, seed: int
+) -> dict[str, tuple[Solution, int]]:
     """Those of one method that were kept last; a line without method or seed is of the method that answers."""
     whose, answers = (method, sides, seed), run.result["method"]
     for line in reversed([line for line in read_log(run.path) if line.get("event") == "connectors"]):
@@ -167,7 +171,6 @@ def _connectors_of(run: Run, method: str, sides: str, seed: int) -> dict[str, tu
         if (line.get("method", answers), record["sides"], line.get("seed", seed)) != whose:
             continue
         prefix = f"{line['prefix']}/" if "prefix" in line else ""
-        tensors = load_tensors(run.path / "connectors.safetensors")
         own = {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}
         solution = unpack(own, record)
         names = [f"{line['images'][i]}+{line['texts'][j]}" for i, j in solution.pairs]
