@@ -30,7 +30,7 @@ from hyperalign.pipeline import Asked, digest_inputs, open_asked_data, prepare_r
 from hyperalign.prepare import embedding_jobs
 from hyperalign.rank.ranking import answer, rank_pairs, reorder
 from hyperalign.rank.resampling import bootstrap
-from hyperalign.record import LEADERBOARD_COLUMNS, Result
+from hyperalign.record import LEADERBOARD_COLUMNS, Result, embedded_whole
 from hyperalign.relimit import contributions_of
 from hyperalign.request import SearchConfig
 from hyperalign.run import (
@@ -60,8 +60,9 @@ class _Earlier(NamedTuple):
 
     Attributes:
         run: As read back.
-        images: Its image encoders, in its order.
-        texts: Its text encoders.
+        encoders: Everyone that took part, in its order.
+        images: Its image encoders that were embedded whole, in its order.
+        texts: Its text encoders that were.
         kept: What adoption starts from.
         pairs: (P, 2), in the order of the hits.
         n_steps: Optimiser steps of the search.
@@ -69,6 +70,7 @@ class _Earlier(NamedTuple):
     """
 
     run: Run
+    encoders: tuple[EncoderSpec, ...]
     images: tuple[EncoderSpec, ...]
     texts: tuple[EncoderSpec, ...]
     kept: Kept
@@ -158,8 +160,13 @@ def _open_earlier(
             f"an encoder is adopted by the hypernetwork, and {path} was answered by {method}; "
             "search with --method hypernet first"
         )
-    if name in {record["name"] for record in encoders}:
+    whole = embedded_whole(run.result)
+    if name in whole:
         raise ValueError(f"encoder {name!r} is in {path} already; its pairs are in the table")
+    if name in {record["name"] for record in encoders}:
+        raise ValueError(
+            f"encoder {name!r} left {path} on a sample of the data; to compare it whole, search with --exhaustive"
+        )
     before = [source for record in run.result.get("adopted", []) for source in record["zoo"]]
     given = {source: source for source in zoo}  # one of the run's that is given too is of the user's own words
     own = [given.get(source, source) for source in dict.fromkeys([*config.zoo, *before])]
@@ -169,13 +176,12 @@ def _open_earlier(
         added = [source for source in _SHIPPED if source not in own and _declares(source, name)]
         known = load_zoos([*own, *added])
     spec = settle(find_encoder(known, name), memory=cache_dir)
-    sides: dict[str, list[EncoderSpec]] = {"image": [], "text": []}
-    for record in encoders:
-        sides[record["modality"]].append(settle(find_encoder(known, record["name"]), memory=cache_dir))
+    everyone = tuple(settle(find_encoder(known, record["name"]), memory=cache_dir) for record in encoders)
+    images, texts = (_on(side, [one for one in everyone if one.name in whole]) for side in ("image", "text"))
     tensors = load_tensors(path / "kept.safetensors")
     pairs, n_steps = tensors.pop("pairs"), int(tensors.pop("n_steps")[0])
     hits = load_tensors(path / "hits.safetensors")
-    earlier = _Earlier(run, tuple(sides["image"]), tuple(sides["text"]), unpack_kept(tensors), pairs, n_steps, hits)
+    earlier = _Earlier(run, everyone, images, texts, unpack_kept(tensors), pairs, n_steps, hits)
     return earlier, spec, added
 
 
@@ -217,17 +223,21 @@ def _ask(
     """
     dataset, labels = open_asked_data(config, cache_dir, progress)
 
-    def jobs(images: Sequence[EncoderSpec], texts: Sequence[EncoderSpec]) -> list[Any]:
-        every = replace(beside, images=tuple(images), texts=tuple(texts))
+    def jobs(*newcomer: EncoderSpec) -> list[Any]:
+        images, texts = (_on(side, (*earlier.encoders, *newcomer)) for side in ("image", "text"))
+        every = replace(beside, images=images, texts=texts)
         return embedding_jobs(every, dataset, labels, cache_dir=cache_dir, autocast=config.autocast)
 
     path = earlier.run.path
     known = [line["digest"] for line in read_log(path) if line.get("event") == "inputs"]
-    if known[:1] != [digest_inputs(jobs(earlier.images, earlier.texts))]:
+    if known[:1] != [digest_inputs(jobs())]:
         raise ValueError(f"the encoders or the data of {path} have changed since it was made; search anew")
-    images, texts = ([spec], []) if spec.modality == "image" else ([], [spec])
-    digest = digest_inputs(jobs([*earlier.images, *images], [*earlier.texts, *texts]))
-    return Asked(beside, dataset, labels, jobs(beside.images, beside.texts)), digest
+    wanted = embedding_jobs(beside, dataset, labels, cache_dir=cache_dir, autocast=config.autocast)
+    return Asked(beside, dataset, labels, wanted), digest_inputs(jobs(spec))
+
+
+def _on(side: str, encoders: Sequence[EncoderSpec]) -> tuple[EncoderSpec, ...]:
+    return tuple(one for one in encoders if one.modality == side)
 
 
 def _check_items(earlier: _Earlier, prepared: Prepared) -> None:
@@ -292,7 +302,8 @@ def _together(
     """The table of old rows and new ones: position, rank and chance found together, all else as it was."""
     method, board = tested.solved.method, earlier.run.leaderboard
     mine = (board["method"] == method.name) & (board["seed"] == method.seed)
-    rows = pd.concat([board[mine], tested.table], ignore_index=True)
+    stayed = mine & board["score"].notna()
+    rows = pd.concat([board[stayed], tested.table], ignore_index=True)
     images, texts = [one.name for one in earlier.images], [one.name for one in earlier.texts]
     (images if spec.modality == "image" else texts).append(spec.name)
     order = pd.MultiIndex.from_tuples([(images[i], texts[j]) for i, j in pairs])
@@ -302,7 +313,8 @@ def _together(
     ranked = ranked.set_index(["image_encoder", "text_encoder"])[list(_OWN)]
     joint = rows.drop(columns=list(_OWN)).join(ranked, on=["image_encoder", "text_encoder"])
     joint = reorder(joint, board[board["method"] == "polished"])
-    return pd.concat([joint[list(LEADERBOARD_COLUMNS)], board[~mine]], ignore_index=True)
+    left = board[mine & ~stayed].assign(position=lambda table: table["position"] + len(tested.table))
+    return pd.concat([joint[list(LEADERBOARD_COLUMNS)], left, board[~mine]], ignore_index=True)
 
 
 def _result(  # noqa: PLR0913 - what a run says at its end
@@ -316,21 +328,21 @@ def _result(  # noqa: PLR0913 - what a run says at its end
 ) -> Result:
     """What the new run says: what the old one said, and what is new."""
     old, method = earlier.run.result, solved.method
-    n_images = len(earlier.images)
-    at = n_images if spec.modality == "image" else len(old["encoders"])
+    at = len(_on("image", earlier.encoders)) if spec.modality == "image" else len(old["encoders"])
     mine = table[(table["method"] == method.name) & (table["seed"] == method.seed)]
+    whole = mine[mine["score"].notna()]
     n_pairs, n_steps = len(solved.solution.pairs), sum(fit.n_steps for fit in solved.solution.fits)
     how = f"{n_steps} of the search's {earlier.n_steps:,} steps" if n_steps else "without a step"
     name = earlier.run.path.name
     note = f"{spec.name} was adopted into {name}: {pairs_in_words(n_pairs)}, {how}; the ledger is the adoption's alone"
     here = {"encoder": spec.name, "run": str(earlier.run.path), "zoo": list(added), "n_steps": n_steps}
-    return {
+    result: Result = {
         "seeds": old["seeds"],
         "data": old["data"],
         "encoders": [*old["encoders"][:at], record, *old["encoders"][at:]],
         "method": method.name,
         "counts": [*old["counts"], f"adopted: {spec.name}, {pairs_in_words(n_pairs)}"],
-        "answer": [answer(mine), *old["answer"][1:]],
+        "answer": [answer(whole, n_left=len(mine) - len(whole)), *old["answer"][1:]],
         "notes": [note, *old["notes"]],
         "agreement": old["agreement"],
         "ratios": [],
@@ -338,3 +350,6 @@ def _result(  # noqa: PLR0913 - what a run says at its end
         "roofline": {"flops_per_second": measure_matmul(size=1024)},
         "adopted": [*old.get("adopted", []), here],
     }
+    if "promotion" in old:
+        result["promotion"] = old["promotion"]
+    return result

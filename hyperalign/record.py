@@ -25,6 +25,7 @@ __all__ = [
     "ReadResult",
     "Result",
     "SolutionRecord",
+    "embedded_whole",
     "to_json",
 ]
 
@@ -248,6 +249,20 @@ class LogLine(TypedDict, total=False):
     prefix: str
     method: str
     seed: int
+
+
+def embedded_whole(result: Result) -> list[str]:
+    """Names of the encoders that all items were embedded with, in the order of the record.
+
+    A run's hits and what it has kept count these alone; who left on a sample of the data has a row of the table only.
+    """
+    names = [record["name"] for record in result.get("encoders", [])]
+    promotion = result.get("promotion")
+    if promotion is None:
+        return names
+    came_later = [record["encoder"] for record in result.get("adopted", [])]
+    stayed = {*promotion["images"], *promotion["texts"], *came_later}
+    return [name for name in names if name in stayed]
 
 
 def to_json(value: object, *, indent: int | None = None) -> str:

@@ -18,6 +18,7 @@ from hyperalign.embed.zoo import EncoderSpec, Limits, pairs_within, read_spec, w
 from hyperalign.rank.ranking import answer
 from hyperalign.rank.resampling import Contributions, per_image, per_picture
 from hyperalign.rank.standings import Standings, pareto
+from hyperalign.record import embedded_whole
 from hyperalign.run import Run, load_tensors
 
 __all__ = ["Answered", "Limited", "OpenRun", "contributions_of", "open_run", "read_answered"]
@@ -190,8 +191,10 @@ def contributions_of(hits: Mapping[str, NDArray[Any]], stage: str, *, task: str)
 def _hits_order(run: Run, table: pd.DataFrame, specs: Sequence[EncoderSpec]) -> pd.MultiIndex:
     """The pairs in the order of the hits: what the run has noted (an adopted encoder's stand last), else the grid's."""
     names: dict[str, list[str]] = {"image": [], "text": []}
+    counted = set(embedded_whole(run.result))
     for spec in specs:
-        names[spec.modality].append(spec.name)
+        if spec.name in counted:
+            names[spec.modality].append(spec.name)
     if (run.path / "kept.safetensors").is_file():
         pairs = load_tensors(run.path / "kept.safetensors")["pairs"]
         return pd.MultiIndex.from_tuples([(names["image"][i], names["text"][j]) for i, j in pairs])

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
+from hyperalign.adopt import adopt
 from hyperalign.embed.cache import CacheKey, Sample, fill, fill_some, find_entries, is_whole, n_missing, open_entry
 from hyperalign.embed.consent import Written
 from hyperalign.embed.upkeep import verify
@@ -24,6 +26,7 @@ from hyperalign.plan import plan
 from hyperalign.promote import draw_samples
 from hyperalign.rank.resampling import Contributions
 from hyperalign.record import LEADERBOARD_COLUMNS
+from hyperalign.relimit import open_run
 from hyperalign.request import SearchConfig
 from hyperalign.run import Run, load_run, read_result, same_table
 from hyperalign.show.page import render_page
@@ -254,8 +257,20 @@ def dull():
 
 def blind():
     return View(3, 12, 1)
+
+def late():
+    return View(4, 20, 192)
 """
-COSTS = {"sharp": 1.0, "dull": 2.0, "blind": 3.0}  # GFLOP, declared
+COSTS = {"blind": 3.0, "sharp": 1.0, "dull": 2.0}  # GFLOP, declared; who stays is not the first of its side
+
+
+def declared(name: str, gflops: float) -> str:
+    """A network of `nets.py` as a zoo has it."""
+    return (
+        f'[[encoder]]\nname = "{name}"\nmodality = "image"\nloader = "python"\nfactory = "nets.py:{name}"\n'
+        f"input_size = {SIDE}\ncrop_pct = 1.0\nmean = [0.5, 0.5, 0.5]\nstd = [0.25, 0.25, 0.25]\n"
+        f'interpolation = "bilinear"\ngflops = {gflops}\n'
+    )
 
 
 @pytest.fixture(scope="module")
@@ -278,18 +293,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with (folder / "pairs.csv").open("w", newline="") as file:
         csv.writer(file).writerows(lines)
     (folder / "nets.py").write_text(CODE)
-    images = [
-        f'[[encoder]]\nname = "{name}"\nmodality = "image"\nloader = "python"\nfactory = "nets.py:{name}"\n'
-        f"input_size = {SIDE}\ncrop_pct = 1.0\nmean = [0.5, 0.5, 0.5]\nstd = [0.25, 0.25, 0.25]\n"
-        f'interpolation = "bilinear"\ngflops = {gflops}\n'
-        for name, gflops in COSTS.items()
-    ]
+    images = [declared(name, gflops) for name, gflops in COSTS.items()]
     texts = [
         f'[[encoder]]\nname = "{name}"\nmodality = "text"\nloader = "rows"\ncheckpoint = "{name}-{{split}}.npy"\n'
         f"n_params = 1000\n"
         for name in ("words", "hum")
     ]
     (folder / "zoo.toml").write_text("\n".join([*images, *texts]))
+    (folder / "late.toml").write_text(declared("late", 1.5))
     return folder
 
 
@@ -414,6 +425,41 @@ def test_a_promoted_run_is_shown_with_dashes_where_nothing_is_known(promoted: Ru
     assert "blind + hum" in console.export_text()
     assert "no network" not in render_page(promoted)
     assert read_result(promoted.path)["configuration"]["exhaustive"] is False
+
+
+def adopted(world: Path, into: Run, cache: Path, out: Path, name: str) -> Run:
+    """A promoted run with one encoder more."""
+    silent: dict[str, Any] = {"progress": lambda stage, done, total: None, "say": lambda sentence: None}
+    zoo = [Written(world / "late.toml")]
+    return load_run(adopt(name, into.path, config(world), zoo=zoo, cache_dir=cache, out=out, **silent))
+
+
+def test_a_newcomer_stands_beside_who_stayed_and_before_who_left(
+    world: Path, promoted: Run, cache: Path, tmp_path: Path
+) -> None:
+    after = adopted(world, promoted, cache, tmp_path / "runs", "late")
+
+    table = after.leaderboard[after.leaderboard["method"] == "hypernet"]
+    assert table["position"].tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert set(table["image_encoder"][:4]) == {"sharp", "late"}
+    assert table["score"].isna().tolist() == [False] * 4 + [True] * 4
+    before = promoted.leaderboard
+    left = [before[before["score"].isna()], table[table["score"].isna()]]
+    for rows in left:
+        rows.index = pd.RangeIndex(4)
+    pd.testing.assert_frame_equal(*(rows.drop(columns="position") for rows in left))
+    assert "of the 4 that were embedded whole" in after.result["answer"][0]
+    own = open_run(after).table.set_index(["image_encoder", "text_encoder"])["score"]
+    assert own.to_dict() == table[:4].set_index(["image_encoder", "text_encoder"])["score"].to_dict()
+    assert "no network" not in render_page(after)
+
+
+@pytest.mark.parametrize(("name", "sentence"), [("dull", "left .* on a sample"), ("sharp", "already")])
+def test_who_was_there_is_not_adopted(
+    world: Path, promoted: Run, cache: Path, tmp_path: Path, name: str, sentence: str
+) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        adopted(world, promoted, cache, tmp_path / "runs", name)
 
 
 def test_a_run_of_before_is_read(promoted: Run, tmp_path: Path) -> None:
