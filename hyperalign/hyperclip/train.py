@@ -4,7 +4,6 @@ Whatever is drawn follows from the seed and the step, so a training that was cut
 to the last bit on a CPU.
 """
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -17,17 +16,15 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.distributed.nn.functional as functional
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from hyperalign.align.connectors import contrastive, tiled_siglip
 from hyperalign.align.train import MAX_LOGIT_SCALE, rate_at
 from hyperalign.align.train import TrainConfig as Schedule
+from hyperalign.hyperclip.checkpoint import keep, restore
 from hyperalign.hyperclip.model import HyperClip, Rows
 from hyperalign.hyperclip.normalisation import Statistics
 from hyperalign.hyperclip.pairs import Batch, Pairs, batches, normalise_pictures
-from hyperalign.run import write_whole
 
 __all__ = ["Look", "TrainConfig", "Training", "contrast", "division_in_words", "steps_of", "train"]
 
@@ -224,7 +221,7 @@ def train(
             -math.log(batch_size / config.n_parts) if config.logit_bias is None else config.logit_bias
         )
     if checkpoint is not None and checkpoint.is_file():
-        record = _restore(checkpoint, network, optimiser, config)
+        record = _taken_up(restore(checkpoint, network, optimiser, config=asdict(config)))
     wrapped, prepared = accelerator.prepare(network, optimiser)
     loop = _Loop(network, wrapped, prepared, accelerator, pairs.picture, config, record, n_steps)
     part = (accelerator.process_index, accelerator.num_processes)
@@ -246,7 +243,7 @@ def train(
             record.seconds += time.perf_counter() - start
             progress(stage, record.n_steps, n_steps)
             if checkpoint is not None and _is_due(record, config, n_steps) and accelerator.is_main_process:
-                _keep(checkpoint, network, optimiser, config, record)
+                keep(checkpoint, network, optimiser, config=asdict(config), record=asdict(record))
     network.eval()
     if checkpoint is not None and accelerator.is_main_process:
         checkpoint.unlink(missing_ok=True)
@@ -405,43 +402,7 @@ def _is_due(record: Training, config: TrainConfig, n_steps: int) -> bool:
     return record.n_steps % config.checkpoint_steps == 0 and record.n_steps < n_steps
 
 
-def _keep(
-    path: Path, network: HyperClip, optimiser: torch.optim.Optimizer, config: TrainConfig, record: Training
-) -> None:
-    """Write a checkpoint: weights, moments, and in its head the settings and what has happened so far."""
-    tensors = {f"network/{name}": tensor for name, tensor in network.state_dict().items()}
-    for number, moments in optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser/{number}/{name}": torch.as_tensor(value) for name, value in moments.items()}
-    head = {"config": asdict(config), "record": asdict(record)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = save({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, metadata={"training": json.dumps(head)})
-    write_whole(path, data)
-
-
-def _restore(path: Path, network: HyperClip, optimiser: torch.optim.Optimizer, config: TrainConfig) -> Training:
-    """Put a training back to where its checkpoint stands."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            head = json.loads((file.metadata() or {}).get("training", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, ValueError, OSError):
-        raise ValueError(f"{path} is damaged or was cut short; remove it to train from the start") from None
-    if head.get("config") != json.loads(json.dumps(asdict(config))):
-        raise ValueError(f"{path} belongs to a training with other settings; remove it to train from the start")
-    state: dict[int, dict[str, Tensor]] = {}
-    own = {}
-    for name, tensor in tensors.items():
-        kind, _, rest = name.partition("/")
-        if kind == "network":
-            own[rest] = tensor
-        else:
-            number, _, moment = rest.partition("/")
-            state.setdefault(int(number), {})[moment] = tensor
-    expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
-    if {name: tensor.shape for name, tensor in own.items()} != expected:
-        raise ValueError(f"{path} holds another network; remove it to train from the start")
-    network.load_state_dict(own)
-    optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
-    record = head["record"]
-    looks = [Look(**look) if isinstance(look, dict) else Look(*look) for look in record.pop("looks")]
-    return Training(**{**record, "looks": looks, "resumed_at": record["n_steps"]})
+def _taken_up(was: dict[str, Any]) -> Training:
+    """What had happened when a checkpoint was written."""
+    looks = [Look(**look) if isinstance(look, dict) else Look(*look) for look in was.pop("looks")]
+    return Training(**{**was, "looks": looks, "resumed_at": was["n_steps"]})
