@@ -23,6 +23,7 @@ from hyperalign.hyperclip import adapt as stage
 from hyperalign.hyperclip.adapt import METHODS, AdaptConfig, adapt, open_tables, read_record, start
 from hyperalign.hyperclip.architectures import find_architecture
 from hyperalign.hyperclip.hypernetwork import HyperConfig
+from hyperalign.hyperclip.measure import retrieve, score_watched
 from hyperalign.hyperclip.stored import load_model
 from hyperalign.hyperclip.winner import _kept_connectors
 from hyperalign.pipeline import SearchConfig, search
@@ -37,6 +38,13 @@ TEXT = {"n_layers": 1, "width": 16, "n_heads": 2, "context": 24}
 
 def quiet(*_: object) -> None:
     """Report to nobody."""
+
+
+def shown(record: Any) -> str:
+    """A record as the terminal shows it."""
+    page = io.StringIO()
+    Console(width=250, file=page).print(adapted_table(record, width=250))
+    return page.getvalue()
 
 
 def from_scratch(**changes: Any) -> AdaptConfig:
@@ -153,13 +161,8 @@ def test_every_method_begins_at_the_scale_that_fits_the_winner(adapted: Path) ->
 
 def test_a_record_in_the_terminal_names_its_split_and_who_is_held_against_whom(adapted: Path) -> None:
     record = read_record(adapted)
-    page = io.StringIO()
-    console = Console(width=250, file=page)
+    words = shown(record) + shown({**record, "configuration": {"split": "val"}, "compared": []})
 
-    console.print(adapted_table(record, width=250))
-    console.print(adapted_table({**record, "configuration": {"split": "val"}, "compared": []}, width=250))
-
-    words = page.getvalue()
     assert "test R@1" in words
     assert "val R@1" in words
     assert words.count("HyperCLIP over SigLIP baseline") == 1
@@ -261,6 +264,35 @@ def test_a_winner_keeps_its_statistics_and_what_is_trained_from_scratch_takes_th
     asked = [AdaptConfig(arch="M1"), AdaptConfig(run=run), AdaptConfig(run=run, train={"bn": "batch"})]
 
     assert [one.training().bn for one in asked] == ["batch", "running", "batch"]
+    assert [one.training().n_validations for one in asked] == [0, 4, 4]
+    assert asked[1].training().learning_rate < asked[0].training().learning_rate / 10
+
+
+def test_a_winner_that_no_step_makes_better_stays_as_it_was_and_the_output_says_so(found: Path, tmp_path: Path) -> None:
+    train = {**TRAIN, "learning_rate": 0.3, "warmup_frac": 0.0}
+    said = list[str]()
+
+    config = build(AdaptConfig, {"run": found, "train": train, "methods": ("siglip",), "split": "val"})
+    folder = adapt(config, cache_dir=found.parents[1] / "cache", out=tmp_path, say=said.append)
+
+    record = read_record(folder)
+    assert record["trainings"]["siglip"]["kept_step"] == 0
+    assert record["scores"]["siglip"]["retrieval"] == record["scores"]["start"]["retrieval"]
+    assert any("siglip: no step validates better than the start" in one and "--learning-rate" in one for one in said)
+    assert "0 of 3" in shown(record)
+
+
+def test_a_watched_training_sees_validation_alone(found: Path) -> None:
+    config = build(AdaptConfig, {"run": found, "train": TRAIN})
+
+    tables = open_tables(config, cache_dir=found.parents[1] / "cache", progress=quiet, say=quiet)
+
+    val = tables.dataset.splits["val"]
+    assert tables.watched is not None
+    assert len(tables.watched.pictures) == len(val.image_ids)  # fewer than are looked at
+    assert np.array_equal(tables.watched.owner, val.owner)
+    model = start(config, tables, "siglip")
+    assert score_watched(model, tables.watched) == pytest.approx(retrieve(model, val)["score"])
 
 
 def test_one_of_the_eight_has_the_papers_hypernetwork_and_bottleneck() -> None:

@@ -82,6 +82,75 @@ def test_a_training_that_was_cut_short_ends_where_it_would_have_ended(
     assert not checkpoint.exists()
 
 
+WATCHED = replace(CONFIG, n_validations=3)
+
+
+def scripted(scores: list[float], seen: list[dict[str, Tensor]], network: nn.Module) -> Any:
+    """A validation that gives these scores in turn and notes what it looked at."""
+
+    def validate() -> float:
+        network.eval()
+        seen.append({name: value.clone() for name, value in state(network).items()})
+        return scores[len(seen) - 1]
+
+    return validate
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"), [([1, 2, 4, 3], 2), ([5, 1, 2, 3], 0), ([1, 2, 3, 3], 3), ([float("nan"), 0, 0, -1], 2)]
+)
+def test_the_state_that_validates_best_is_kept(scores: list[float], best: int) -> None:
+    network, seen = make(), list[dict[str, Tensor]]()
+
+    record = train(network, pairs(), WATCHED, validate=scripted(scores, seen, network))
+
+    steps = [0, *(round(record.n_steps * k / 3) for k in (1, 2, 3))]
+    assert [step for step, _ in record.validated] == steps
+    assert record.kept_step == steps[best]
+    assert all(torch.equal(value, seen[best][name]) for name, value in state(network).items())
+    assert not all(torch.equal(value, seen[1][name]) for name, value in state(network).items())
+
+
+def test_looks_change_nothing_of_a_training() -> None:
+    plain, watched = make(), make()
+
+    before, after = train(plain, pairs(), CONFIG), train(watched, pairs(), WATCHED, validate=lambda: 1.0)
+
+    assert [look.loss for look in before.looks] == [look.loss for look in after.looks]
+    assert all(torch.equal(value, state(plain)[name]) for name, value in state(watched).items())
+    assert (before.kept_step, before.validated) == (before.n_steps, [])
+
+
+@pytest.mark.parametrize("cut_at", [2, 3, 5])
+def test_a_training_that_was_cut_short_keeps_the_best_of_both_parts(cut_at: int, tmp_path: Path) -> None:
+    def cut(stage: str, done: int, total: int) -> None:
+        if done == cut_at:
+            raise KeyboardInterrupt
+
+    def norm(network: HyperClip) -> float:
+        return float(torch.cat([p.detach().flatten() for p in network.image.parameters()]).norm())
+
+    def score(network: HyperClip) -> Any:
+        return lambda: -abs(norm(network) - middle)
+
+    first = make()
+    train(first, pairs(), replace(CONFIG, n_steps=2))
+    middle = norm(first)
+    config, checkpoint = replace(WATCHED, checkpoint_steps=1), tmp_path / "checkpoint.safetensors"
+    whole = make()
+    record = train(whole, pairs(), config, validate=score(whole))
+    network = make()
+    with pytest.raises(KeyboardInterrupt):
+        train(network, pairs(), config, checkpoint=checkpoint, validate=score(network), progress=cut)
+    again = make(seed=9)
+
+    resumed = train(again, pairs(), config, checkpoint=checkpoint, validate=score(again))
+
+    assert resumed.validated == record.validated
+    assert resumed.kept_step == record.kept_step not in (0, record.n_steps)
+    assert all(torch.equal(value, state(whole)[name]) for name, value in state(again).items())
+
+
 @pytest.mark.parametrize("fault", ["short", "other settings", "other network"])
 def test_a_checkpoint_that_does_not_belong_here_is_refused_and_kept(fault: str, tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint.safetensors"

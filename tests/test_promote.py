@@ -447,7 +447,8 @@ def test_a_newcomer_stands_beside_who_stayed_and_before_who_left(
     left = [before[before["score"].isna()], table[table["score"].isna()]]
     for rows in left:
         rows.index = pd.RangeIndex(4)
-    pd.testing.assert_frame_equal(*(rows.drop(columns="position") for rows in left))
+    then, now = (rows.drop(columns="position") for rows in left)
+    pd.testing.assert_frame_equal(then, now)
     assert "of the 4 that were embedded whole" in after.result["answer"][0]
     own = open_run(after).table.set_index(["image_encoder", "text_encoder"])["score"]
     assert own.to_dict() == table[:4].set_index(["image_encoder", "text_encoder"])["score"].to_dict()

@@ -34,6 +34,7 @@ _FIELDS = {  # option -> (table, field) where the two are called differently
     "parts": ("train", "n_parts"),
     "prompts": ("train", "n_prompts"),
     "pools": ("train", "n_pools"),
+    "validations": ("train", "n_validations"),
     **{
         name: ("train", name)
         for name in ("batch_size", "learning_rate", "hyper_rate", "text_rate", "bn", "loss", "crop", "precision")
@@ -105,6 +106,10 @@ def adapt(  # noqa: PLR0913 – the signature is the list of options
     ] = None,
     text_rate: Annotated[
         float | None, typer.Option(help="Text side's rate, in shares of it.", rich_help_panel=TRAINING)
+    ] = None,
+    validations: Annotated[
+        int | None,
+        typer.Option(help="Looks at validation; the best state is kept. 0: the last.", rich_help_panel=TRAINING),
     ] = None,
     bn: Annotated[Text, typer.Option(help="BatchNorm by running or batch.", rich_help_panel=TRAINING)] = None,
     loss: Annotated[Text, typer.Option(help="siglip or infonce.", rich_help_panel=TRAINING)] = None,

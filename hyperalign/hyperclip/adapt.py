@@ -6,7 +6,7 @@ finished stays: a folder that was cut short goes on with the method, and the ste
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -26,11 +26,11 @@ from hyperalign.embed.zoo import EncoderSpec
 from hyperalign.hyperclip.architectures import BOTTLENECKS, find_architecture, picture_of
 from hyperalign.hyperclip.calibration import calibrate
 from hyperalign.hyperclip.hypernetwork import HyperConfig
-from hyperalign.hyperclip.measure import classify, retrieve, score_classes
+from hyperalign.hyperclip.measure import Watched, classify, retrieve, score_classes, score_watched, watch
 from hyperalign.hyperclip.pairs import Pairs, likeness_of
 from hyperalign.hyperclip.stored import Model, ModelRecord, build_model, load_model, save_model
 from hyperalign.hyperclip.text import TextConfig, count_cut, make_tokenizer, tokenize
-from hyperalign.hyperclip.train import TrainConfig, train
+from hyperalign.hyperclip.train import TrainConfig, Training, train
 from hyperalign.hyperclip.winner import Winner, find_winner, start_model
 from hyperalign.machine import find_commits, find_hardware, find_versions
 from hyperalign.prepare import embedding_jobs, fill_cache
@@ -46,7 +46,12 @@ Say = Callable[[str], None]
 
 METHODS = ("siglip", "hyperclip", "hyperclip-flat")  # the baseline, the method, the method without a transformer
 RECORD = "adapted.json"
-_WINNER_BN: Final = "running"  # an epoch by batch statistics lost nearly all that one knew: reports/LOG.md
+_WINNER: Final = {  # how what knows something already is trained; each was measured: reports/LOG.md
+    "n_epochs": 4,
+    "learning_rate": 3e-5,  # from scratch 1e-3, which takes a winner apart
+    "bn": "running",  # an epoch by batch statistics lost nearly all that one knew
+    "n_validations": 4,
+}
 _Z: Final = 1.96  # of a 95 % interval
 SMALL = HyperConfig(n_layers=2, width=256, n_heads=4, feed_forward=1024, bottleneck=128)  # beside a small encoder
 
@@ -68,7 +73,8 @@ class AdaptConfig:
         methods: Of `METHODS`.
         hyper: Fields of `HyperConfig`; what is left out is the paper's from scratch, and `SMALL`'s for a winner.
         text: Fields of `TextConfig`, from scratch.
-        train: Fields of `TrainConfig`, for every method alike; a winner is trained by running statistics.
+        train: Fields of `TrainConfig`, for every method alike; a winner has a smaller rate, fewer epochs and running
+            statistics, and of it the state that validates best is kept.
     """
 
     run: Path | None = None
@@ -108,8 +114,8 @@ class AdaptConfig:
         self.text_shape()
 
     def training(self) -> TrainConfig:
-        """How every method is trained; a winner keeps the statistics it was trained with unless others are named."""
-        base = TrainConfig() if self.run is None else replace(TrainConfig(), bn=_WINNER_BN)
+        """How every method is trained; a winner more carefully than what is trained from scratch."""
+        base = TrainConfig() if self.run is None else build(TrainConfig, _WINNER)
         return build(TrainConfig, self.train, base=base)
 
     def text_shape(self) -> TextConfig:
@@ -134,6 +140,7 @@ class Tables(NamedTuple):
         dataset: Splits and class sets.
         winner: The pair that is adapted; None from scratch.
         pairs: What training draws from.
+        watched: What it is validated on; None where it is not.
         tokenizer: Of the model's own text transformer; None where the text encoder is frozen.
         image: The image encoder.
     """
@@ -141,6 +148,7 @@ class Tables(NamedTuple):
     dataset: Dataset
     winner: Winner | None
     pairs: Pairs
+    watched: Watched | None
     tokenizer: Any
     image: EncoderSpec
 
@@ -217,7 +225,8 @@ def open_tables(config: AdaptConfig, *, cache_dir: Path, progress: Progress, say
     )
     for note in dataset.notes:
         say(note)
-    split = dataset.splits["train"]
+    split, val = dataset.splits["train"], dataset.splits["val"]
+    validated = config.training().n_validations > 0
     if winner is None:
         image = find_architecture(str(config.arch), input_size=config.input_size)
         shape = config.text_shape()
@@ -226,13 +235,16 @@ def open_tables(config: AdaptConfig, *, cache_dir: Path, progress: Progress, say
         if n_cut := count_cut(tokenizer, split.captions, context=shape.context):
             say(f"{n_cut:,} training captions are longer than {shape.context} tokens and are cut there")
         reader = _Words(split, tokenizer, shape.context)
-        return Tables(dataset, None, _pairs(split, image, config, reader, None), tokenizer, image)
-    rows = _caption_rows(winner.text, dataset, cache_dir, progress)
+        watched = watch(val, _Words(val, tokenizer, shape.context)) if validated else None
+        return Tables(dataset, None, _pairs(split, image, config, reader, None), watched, tokenizer, image)
+    parts = _caption_rows(winner.text, dataset, ("train", "val") if validated else ("train",), cache_dir, progress)
+    rows = parts["train"]
     ok = usable(rows)
     if not ok.all():
         say(f"{int((~ok).sum()):,} captions without a usable row are kept out of training")
     rows_reader = _Rows(rows, unit=winner.unit_rows)
-    return Tables(dataset, winner, _pairs(split, winner.image, config, rows_reader, ok), None, winner.image)
+    watched = watch(val, _Rows(parts["val"], unit=winner.unit_rows)) if validated else None
+    return Tables(dataset, winner, _pairs(split, winner.image, config, rows_reader, ok), watched, None, winner.image)
 
 
 def start(config: AdaptConfig, tables: Tables, method: str) -> Model:
@@ -284,7 +296,7 @@ class _Rows:
         self.rows, self.unit = Gather(rows), unit
 
     def __call__(self, index: NDArray[np.int64]) -> torch.Tensor:
-        found = self.rows[index]
+        found = self.rows[index].nan_to_num(0.0, 0.0, 0.0)  # in training there are none; elsewhere they find nothing
         return torch.nn.functional.normalize(found, dim=1) if self.unit else found
 
 
@@ -307,13 +319,15 @@ def _pairs(
     )
 
 
-def _caption_rows(text: EncoderSpec, dataset: Dataset, cache_dir: Path, progress: Progress) -> Any:
-    """Rows of the training captions by a frozen encoder, from the cache where they are there."""
+def _caption_rows(
+    text: EncoderSpec, dataset: Dataset, parts: Sequence[str], cache_dir: Path, progress: Progress
+) -> dict[str, Any]:
+    """Rows of the captions of some splits by a frozen encoder, from the cache where they are there."""
     alone = Candidates(images=(), texts=(text,), pairs=(), latencies={}, counts=())
-    jobs = [job for job in embedding_jobs(alone, dataset, None, cache_dir=cache_dir) if job.part == "train"]
+    jobs = [job for job in embedding_jobs(alone, dataset, None, cache_dir=cache_dir) if job.part in parts]
     entries, _, _ = fill_cache(jobs, cache_dir=cache_dir, progress=progress)
-    entry: Any = entries[text.name, "train"]
-    return getattr(entry, "rows", entry)
+    every: dict[str, Any] = {part: entries[text.name, part] for part in parts}
+    return {part: getattr(entry, "rows", entry) for part, entry in every.items()}
 
 
 def _calibrated(config: AdaptConfig, record: Mapping[str, Any]) -> TrainConfig:
@@ -336,11 +350,13 @@ def _train(  # noqa: PLR0913 - what is trained, where it is kept, and who is tol
     if method in record["trainings"]:
         return load_model(folder / method)
     model = start(config, tables, method)
+    watched = tables.watched
     made = train(
         model.network,
         tables.pairs,
         _calibrated(config, record),
         checkpoint=folder / f"{method}-checkpoint.safetensors",
+        validate=None if watched is None else lambda: score_watched(model, watched),
         progress=progress,
         stage=f"training {method}",
     )
@@ -350,11 +366,14 @@ def _train(  # noqa: PLR0913 - what is trained, where it is kept, and who is tol
         )
     if made.n_bad:
         say(f"{method}: a picture that cannot be decoded was drawn {made.n_bad:,} times and left out")
+    for sentence in _kept_in_words(method, made):
+        say(sentence)
     if is_first():
         save_model(folder / method, model)
     hyper = model.network.hyper
     record["trainings"][method] = {
         **asdict(made),
+        "kept_step": made.kept_step,
         "looks": [look._asdict() for look in made.looks],
         "images_per_second": made.n_seen / made.seconds if made.seconds else None,
         "n_params_image": sum(p.numel() for p in model.network.image.parameters()),
@@ -363,6 +382,20 @@ def _train(  # noqa: PLR0913 - what is trained, where it is kept, and who is tol
     }
     _write(folder, record)
     return model
+
+
+def _kept_in_words(method: str, made: Training) -> list[str]:
+    """Which state was kept, where it is not the last."""
+    scores = dict(made.validated)
+    if not scores or made.kept_step == made.n_steps:
+        return []
+    best, last = scores[made.kept_step], scores[made.n_steps]
+    if made.kept_step == 0:
+        return [
+            f"{method}: no step validates better than the start ({best:.1f}; {last:.1f} at the end), so it stays as it "
+            "began; lower --learning-rate"
+        ]
+    return [f"{method}: step {made.kept_step:,} of {made.n_steps:,} validates best ({best:.1f}; {last:.1f} at the end)"]
 
 
 def _score(model: Model, tables: Tables, method: str, searched: str, progress: Progress) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A training as it stands, in one file: weights, the optimiser's moments, the settings and what has happened so far."""
+"""A training as it stands, in one file: weights now and at their best, the optimiser's moments, settings and record."""
 
 import json
 from collections.abc import Mapping
@@ -22,9 +22,14 @@ def keep(
     *,
     config: Mapping[str, Any],
     record: Mapping[str, Any],
+    best: Mapping[str, Tensor],
 ) -> None:
-    """Write a checkpoint; settings and record are plain values and stand in its head."""
+    """Write a checkpoint; settings and record are plain values and stand in its head.
+
+    `best` is the state of the network that validated best, empty where none was validated.
+    """
     tensors = {f"network/{name}": tensor for name, tensor in network.state_dict().items()}
+    tensors |= {f"best/{name}": tensor for name, tensor in best.items()}
     for number, moments in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser/{number}/{name}": torch.as_tensor(value) for name, value in moments.items()}
     head = {"config": config, "record": record}
@@ -35,11 +40,11 @@ def keep(
 
 def restore(
     path: Path, network: nn.Module, optimiser: torch.optim.Optimizer, *, config: Mapping[str, Any]
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Put a training back to where its checkpoint stands.
 
     Returns:
-        The record that it was kept with.
+        The record that it was kept with, and the state that validated best.
 
     Raises:
         ValueError: If the file is damaged, or of a training with other settings or of another network.
@@ -52,19 +57,20 @@ def restore(
         raise ValueError(f"{path} is damaged or was cut short; remove it to train from the start") from None
     if head.get("config") != json.loads(json.dumps(config)):
         raise ValueError(f"{path} belongs to a training with other settings; remove it to train from the start")
-    state: dict[int, dict[str, Tensor]] = {}
-    own = {}
-    for name, tensor in tensors.items():
-        kind, _, rest = name.partition("/")
-        if kind == "network":
-            own[rest] = tensor
-        else:
-            number, _, moment = rest.partition("/")
-            state.setdefault(int(number), {})[moment] = tensor
+    own, best, moments = (_under(part, tensors) for part in ("network", "best", "optimiser"))
     expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
-    if {name: tensor.shape for name, tensor in own.items()} != expected:
-        raise ValueError(f"{path} holds another network; remove it to train from the start")
+    for states in (own, best) if best else (own,):
+        if {name: tensor.shape for name, tensor in states.items()} != expected:
+            raise ValueError(f"{path} holds another network; remove it to train from the start")
     network.load_state_dict(own)
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in moments.items():
+        number, _, moment = name.partition("/")
+        state.setdefault(int(number), {})[moment] = tensor
     optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
-    record: dict[str, Any] = head["record"]
-    return record
+    return head["record"], best
+
+
+def _under(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    prefix = f"{part}/"
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

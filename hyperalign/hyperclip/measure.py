@@ -5,7 +5,7 @@ encoder is adapted to them once.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,20 +14,45 @@ from torch import Tensor
 
 from hyperalign.embed.feed import feed, worthwhile_workers
 from hyperalign.embed.label_sets import LabelSet
-from hyperalign.embed.pictures import Pictures
+from hyperalign.embed.pictures import Pictures, choose
 from hyperalign.embed.splits import Split
 from hyperalign.hyperclip.pairs import normalise_pictures
 from hyperalign.hyperclip.specialise import class_rows
 from hyperalign.hyperclip.stored import Model
-from hyperalign.rank.metrics import group_accuracy, hits_from_embeddings, recall, zero_shot_hits
+from hyperalign.rank.metrics import Hits, group_accuracy, hits_from_embeddings, recall, zero_shot_hits
 from hyperalign.rank.resampling import Contributions, bootstrap, per_image, per_picture
 
-__all__ = ["MOST_PROMPTS", "caption_rows", "classify", "embed_pictures", "retrieve", "score_classes"]
+__all__ = [
+    "MOST_PROMPTS",
+    "Watched",
+    "caption_rows",
+    "classify",
+    "embed_pictures",
+    "retrieve",
+    "score_classes",
+    "score_watched",
+    "watch",
+]
 
 Tell = Callable[[int, int], None]
 
 MOST_PROMPTS = 1000  # captions that the hypernetwork is shown of a split
 _AT_ONCE = 256
+_WATCHED = 500  # pictures that a running training is validated on, as many as a search looks at
+
+
+class Watched(NamedTuple):
+    """What a running training is validated on.
+
+    Attributes:
+        pictures: n of them.
+        captions: (m, L) tokens or (m, D_txt) rows of their captions.
+        owner: (m,) index of each caption's picture, non-decreasing.
+    """
+
+    pictures: Pictures
+    captions: Tensor
+    owner: NDArray[np.int64]
 
 
 def _silent(done: int, total: int) -> None:
@@ -104,16 +129,43 @@ def retrieve(model: Model, split: Split, *, tell: Tell = _silent) -> dict[str, A
     The encoder is adapted to the captions that are searched; where there are more than `MOST_PROMPTS`, to so many of
     them, spread evenly.
     """
-    device = model.network.logit_bias.device
-    captions = caption_rows(model, split.captions)
-    step = max(1, -(-len(captions) // MOST_PROMPTS))
-    with torch.no_grad():
-        parameters = model.network.emit(captions[::step].to(device))
-    rows = embed_pictures(model, split.pictures, parameters, tell=tell)
-    found = hits_from_embeddings(rows, captions, split.owner)
+    found = _search(model, caption_rows(model, split.captions), split.pictures, split.owner, tell=tell)
     at_1 = {"t2i": found.t2i[:, 0], "i2t": found.i2t[:, 0]}
     parts = per_image(at_1["t2i"][None], at_1["i2t"][None], split.owner)
     return {**recall(found), **_with_interval("score", parts), "hits": {way: own.tolist() for way, own in at_1.items()}}
+
+
+def watch(split: Split, read: Callable[[NDArray[np.int64]], Tensor]) -> Watched:
+    """At most `_WATCHED` pictures of a split, spread evenly, with their captions.
+
+    Args:
+        split: Of validation.
+        read: Indices of captions → what the text side takes.
+    """
+    kept = np.unique(np.linspace(0, len(split.image_ids) - 1, _WATCHED).round().astype(np.int64))
+    captions = np.flatnonzero(np.isin(split.owner, kept))
+    owner = np.searchsorted(kept, split.owner[captions])
+    return Watched(choose(split.pictures, kept), read(captions), owner)
+
+
+@torch.no_grad()
+def score_watched(model: Model, watched: Watched) -> float:
+    """Mean of the two recall@1 in per cent, of the model as it stands; it is left in evaluation mode."""
+    model.network.eval()
+    device = model.network.logit_bias.device
+    blocks = [model.network.embed_captions(part.to(device)).cpu() for part in watched.captions.split(_AT_ONCE)]
+    return recall(_search(model, torch.cat(blocks), watched.pictures, watched.owner))["score"]
+
+
+def _search(
+    model: Model, captions: Tensor, pictures: Pictures, owner: NDArray[np.int64], *, tell: Tell = _silent
+) -> Hits:
+    """Hits of captions, (m, D) unit rows, among pictures, the encoder adapted to at most `MOST_PROMPTS` of them."""
+    step = max(1, -(-len(captions) // MOST_PROMPTS))
+    with torch.no_grad():
+        parameters = model.network.emit(captions[::step].to(model.network.logit_bias.device))
+    rows = embed_pictures(model, pictures, parameters, tell=tell)
+    return hits_from_embeddings(rows, captions, owner)
 
 
 def _with_interval(name: str, parts: Contributions) -> dict[str, float]:

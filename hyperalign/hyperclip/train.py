@@ -25,6 +25,7 @@ from hyperalign.hyperclip.checkpoint import keep, restore
 from hyperalign.hyperclip.model import HyperClip, Rows
 from hyperalign.hyperclip.normalisation import Statistics
 from hyperalign.hyperclip.pairs import Batch, Pairs, batches, normalise_pictures
+from hyperalign.hyperclip.rollback import Rollback, best_look
 
 __all__ = ["Look", "TrainConfig", "Training", "contrast", "division_in_words", "steps_of", "train"]
 
@@ -59,6 +60,8 @@ class TrainConfig:
         n_pools: Pool from which batches of like captions are made, in batches; 1 for random batches.
         crop: Least share of the area that a random crop keeps, in (0, 1]; 1 for no crops.
         precision: Of matrix products: "no" for float32, or mixed.
+        n_validations: How often a training that is validated is looked at, the start not counted; its best state is
+            kept. 0 for never, and the last state is kept.
         checkpoint_steps: Steps between two checkpoints.
         seed: Seeds initialisation, order, dropout and crops.
     """
@@ -82,13 +85,14 @@ class TrainConfig:
     n_pools: int = 1
     crop: float = 1.0
     precision: Precision = "no"
+    n_validations: int = 0
     checkpoint_steps: int = 500
     seed: int = 0
 
     def __post_init__(self) -> None:
         """Refuse values no training could use."""
-        least = {"batch_size": 2, "n_parts": 1, "n_pools": 1, "checkpoint_steps": 1, "weight_decay": 0, "clip_norm": 0}
-        for name, low in {**least, "text_rate": 0, "hyper_rate": 0, "n_steps": 1, "n_prompts": 1}.items():
+        least = {"batch_size": 2, "n_parts": 1, "n_pools": 1, "checkpoint_steps": 1, "n_steps": 1, "n_prompts": 1}
+        for name, low in {**least, **dict.fromkeys(_NOT_NEGATIVE, 0)}.items():
             value = getattr(self, name)
             if value is not None and not value >= low:
                 raise ValueError(f"{name} must be at least {low}, got {value}")
@@ -107,6 +111,7 @@ class TrainConfig:
                 raise ValueError(f"{name} must be {' or '.join(allowed)}, got {getattr(self, name)!r}")
 
 
+_NOT_NEGATIVE = ("text_rate", "hyper_rate", "weight_decay", "clip_norm", "n_validations")
 _CHOICES = {"loss": ("siglip", "infonce"), "bn": ("running", "batch"), "precision": ("no", "bf16", "fp16")}
 
 
@@ -144,6 +149,7 @@ class Training:
         n_seen: Pictures seen.
         n_bad: Times that a picture could not be decoded.
         seconds: Wall time of the steps, of earlier parts too.
+        validated: Steps and scores of the looks at validation, the start first; nothing where there was none.
         diverged: Whether a loss that was not finite ended it.
         resumed_at: Step that it went on from; 0 where it began anew.
     """
@@ -153,8 +159,14 @@ class Training:
     n_seen: int = 0
     n_bad: int = 0
     seconds: float = 0.0
+    validated: list[tuple[int, float]] = field(default_factory=list)
     diverged: bool = False
     resumed_at: int = 0
+
+    @property
+    def kept_step(self) -> int:
+        """The step whose state was kept: the one that validated best, the latest of equals, or the last."""
+        return best_look(self.validated)[0] if self.validated else self.n_steps
 
 
 def steps_of(config: TrainConfig, n_pictures: int) -> tuple[int, int]:
@@ -183,12 +195,13 @@ def division_in_words(config: TrainConfig, n_processes: int) -> list[str]:
     return [f"{n_processes} processes: each takes its share of every batch, and {gathered}"]
 
 
-def train(
+def train(  # noqa: PLR0913 - what is trained, how, where it is kept, and who is told
     network: HyperClip,
     pairs: Pairs,
     config: TrainConfig,
     *,
     checkpoint: Path | None = None,
+    validate: Callable[[], float] | None = None,
     progress: Progress = lambda stage, done, total: None,
     stage: str = "training",
 ) -> Training:
@@ -200,6 +213,7 @@ def train(
         config: How.
         checkpoint: File that the training goes on from where it is there, and that is written meanwhile and removed at
             the end; None for none.
+        validate: Score of the network as it stands, higher is better; with `n_validations` the best state seen is kept.
         progress: Told `(stage, done, total)` after every step.
         stage: What to call it.
 
@@ -212,7 +226,7 @@ def train(
     n_steps, batch_size = steps_of(config, len(pairs.pictures))
     accelerator = _accelerator(config)
     optimiser = torch.optim.AdamW(_groups(network, config), betas=config.betas, eps=1e-6)
-    record = Training()
+    record, best = Training(), dict[str, Tensor]()
     network.to(accelerator.device)
     with torch.no_grad():
         if config.logit_scale is not None:
@@ -221,9 +235,14 @@ def train(
             -math.log(batch_size / config.n_parts) if config.logit_bias is None else config.logit_bias
         )
     if checkpoint is not None and checkpoint.is_file():
-        record = _taken_up(restore(checkpoint, network, optimiser, config=asdict(config)))
+        was, best = restore(checkpoint, network, optimiser, config=asdict(config))
+        record = _taken_up(was)
     wrapped, prepared = accelerator.prepare(network, optimiser)
     loop = _Loop(network, wrapped, prepared, accelerator, pairs.picture, config, record, n_steps)
+    watch = None
+    if validate is not None and config.n_validations:
+        seen, n_looks = record.validated, config.n_validations
+        watch = Rollback(network, validate, n_steps=n_steps, n_looks=n_looks, seen=seen, best=best)
     part = (accelerator.process_index, accelerator.num_processes)
     share = batch_size // config.n_parts
     fed = batches(
@@ -237,13 +256,20 @@ def train(
         device=accelerator.device.type,
     )
     with torch.random.fork_rng(devices=_cuda_devices(accelerator)):
+        if watch is not None:
+            watch.after_step(record.n_steps)
         while record.n_steps < n_steps and not record.diverged:
             start = time.perf_counter()
             loop.step([next(fed) for _ in range(config.n_parts)])
             record.seconds += time.perf_counter() - start
             progress(stage, record.n_steps, n_steps)
+            if watch is not None and not record.diverged:
+                watch.after_step(record.n_steps)
             if checkpoint is not None and _is_due(record, config, n_steps) and accelerator.is_main_process:
-                keep(checkpoint, network, optimiser, config=asdict(config), record=asdict(record))
+                best = {} if watch is None else watch.best
+                keep(checkpoint, network, optimiser, config=asdict(config), record=asdict(record), best=best)
+    if watch is not None:
+        watch.go_back()
     network.eval()
     if checkpoint is not None and accelerator.is_main_process:
         checkpoint.unlink(missing_ok=True)
@@ -405,4 +431,5 @@ def _is_due(record: Training, config: TrainConfig, n_steps: int) -> bool:
 def _taken_up(was: dict[str, Any]) -> Training:
     """What had happened when a checkpoint was written."""
     looks = [Look(**look) if isinstance(look, dict) else Look(*look) for look in was.pop("looks")]
-    return Training(**{**was, "looks": looks, "resumed_at": was["n_steps"]})
+    validated = [(int(step), float(score)) for step, score in was["validated"]]
+    return Training(**{**was, "looks": looks, "validated": validated, "resumed_at": was["n_steps"]})

@@ -42,6 +42,8 @@ def adapted_table(record: Mapping[str, Any], *, width: int) -> Group:
     columns.append(Column(f"{searched} R@1", [points(one["retrieval"]["score"]) for one in scores]))
     columns.append(Column("95 %", [_between(one["retrieval"], "score") for one in scores], goes=4))
     trained = [record["trainings"].get(method, {}) for method in methods]
+    if any("kept_step" in one for one in trained):
+        columns.append(Column("kept", [_kept(one) for one in trained], goes=3))
     columns.append(Column("adapted", [f"{one.get('n_adapted', 0):,}" for one in trained], goes=2))
     columns.append(Column("pictures/s", [_rate(one.get("images_per_second")) for one in trained], goes=2))
     columns.append(
@@ -81,6 +83,11 @@ def _named(method: str) -> str:
 def _between(record: Mapping[str, Any], name: str) -> str:
     """An interval; records of older runs have none."""
     return f"{record[f'{name}_low']:.1f}–{record[f'{name}_high']:.1f}" if f"{name}_low" in record else NONE
+
+
+def _kept(training: Mapping[str, Any]) -> str:
+    """The step whose state was kept; of what was not trained, or by an older version, there is none."""
+    return f"{training['kept_step']:,} of {training['n_steps']:,}" if "kept_step" in training else NONE
 
 
 def _rate(value: float | None) -> str:
