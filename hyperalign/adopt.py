@@ -3,11 +3,12 @@
 The newcomer is embedded and paired with every encoder of the other side that the run's limits let it stand beside.
 The new run has the old one's rows as they are, scores and intervals to the last bit, and the newcomer's beside them;
 position, rank and the chance of being the best are found for all of them together, from the hits that the old run has
-kept. Its ledger is what the adoption cost.
+kept. A newcomer's pair that comes among the first is polished, as a search would have done. The ledger is what the
+adoption cost.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hyperalign.account import describe_encoders, sum_up
+from hyperalign.account import describe_checked, describe_encoders, sum_up
 from hyperalign.align.solution import Kept
 from hyperalign.board import Tested
 from hyperalign.candidates import Candidates, recall_latency, remember_latency
@@ -29,7 +30,7 @@ from hyperalign.packing import pack, pack_kept, unpack_kept
 from hyperalign.pipeline import Asked, digest_inputs, open_asked_data, prepare_rows, score_on_test, with_latencies
 from hyperalign.prepare import embedding_jobs
 from hyperalign.rank.ranking import answer, rank_pairs, reorder
-from hyperalign.rank.resampling import bootstrap
+from hyperalign.rank.resampling import Contributions, bootstrap
 from hyperalign.record import LEADERBOARD_COLUMNS, Result, embedded_whole
 from hyperalign.relimit import contributions_of
 from hyperalign.request import SearchConfig
@@ -43,7 +44,7 @@ from hyperalign.run import (
     read_log,
     write_tensors,
 )
-from hyperalign.solve import Solved, Workbench, pairs_in_words, solve_newcomer
+from hyperalign.solve import Solved, Workbench, pairs_in_words, polish, solve_newcomer
 
 __all__ = ["adopt"]
 
@@ -133,16 +134,19 @@ def adopt(  # noqa: PLR0913 - what is adopted into what, and where things lie
         should_stop=lambda: False,
     )
     method = next(one for one in config.plan_methods() if one.name == "hypernet")
-    solved = solve_newcomer(method, bench, spec.modality, _of_partners(earlier, beside, spec), earlier.n_steps)
+    partners = _of_partners(earlier, beside, spec)
+    solved = solve_newcomer(method, bench, spec.modality, partners, earlier.n_steps)
+    made = [solved, *_polished(earlier, solved, partners, spec.modality, config.polish, bench)]
     beside = with_latencies(beside, cache_dir)
-    (tested,), tests = score_on_test([solved], prepared, beside, config, progress)
-    lines = [*(line for line in embedding if line.flops or line.seconds), *solved.lines, *tests]
+    tested, tests = score_on_test(made, prepared, beside, config, progress)
+    own = [line for one in made for line in one.lines]
+    lines = [*(line for line in embedding if line.flops or line.seconds), *own, *tests]
     pairs = np.concatenate([earlier.pairs, _placed(earlier, beside, spec)])
-    hits = {**earlier.hits, **{key: np.concatenate([earlier.hits[key], new]) for key, new in tested.hits.items()}}
-    _write_tensors(folder, earlier, spec, solved, pairs, hits)
-    table = _together(earlier, tested, pairs, hits, spec, config)
+    hits = {**earlier.hits, **_longer(earlier.hits, tested)}
+    names = _write_tensors(folder, earlier, spec, made, pairs, hits)
+    table = _together(earlier, tested, names, hits, config)
     record = describe_encoders(beside, asked.jobs)[0 if spec.modality == "image" else -1]
-    result = _result(earlier, spec, solved, lines, table, record, added)
+    result = _result(earlier, spec, tested, lines, table, record, added)
     result["notes"] += [note for note in prepared.notes if note not in result["notes"]]
     result["wall_seconds"] = round(time.perf_counter() - begin, 1)
     log_event(folder, "inputs", digest=digest)  # last: no search of the same may take an adoption for its own
@@ -262,6 +266,39 @@ def _of_partners(earlier: _Earlier, beside: Candidates, spec: EncoderSpec) -> Ke
     return earlier.kept._replace(images=[earlier.kept.images[earlier.images.index(one)] for one in beside.images])
 
 
+def _polished(
+    earlier: _Earlier, solved: Solved, partners: Kept, side: str, n_first: int, bench: Workbench
+) -> list[Solved]:
+    """The newcomer's pairs that are among the first of all by validation, as good as they get; a search does the same.
+
+    Args:
+        earlier: The run.
+        solved: The newcomer's pairs.
+        partners: What the run has kept, of the newcomer's partners alone on their side.
+        side: The newcomer's.
+        n_first: How many of all pairs are polished.
+        bench: Rows of the newcomer, alone on its side, and of its partners.
+    """
+    board, method = earlier.run.leaderboard, solved.method
+    mine = (board["method"] == method.name) & (board["seed"] == method.seed) & board["score"].notna()
+    before = board.loc[mine, "validation_score"].fillna(-np.inf).to_numpy()
+    first = np.argsort(-np.concatenate([before, solved.validation]), kind="stable")[:n_first] - len(before)
+    wanted = [solved.solution.pairs[n] for n in sorted(first[first >= 0].tolist())]
+    if not wanted:
+        return []
+    assert solved.solution.kept is not None, "a newcomer leaves its whitening"
+    name = "images" if side == "image" else "texts"
+    alone: dict[str, Any] = {name: getattr(solved.solution.kept, name)[-1:]}
+    met = replace(solved.solution, kept=partners._replace(**alone))
+    return [polish(wanted, bench, replace(solved, solution=met))]
+
+
+def _longer(before: Arrays, tested: Sequence[Tested]) -> Arrays:
+    """Hits of pairs that the run had, by whichever method, with those of the newcomer's behind them."""
+    new = {key: array for one in tested for key, array in one.hits.items()}
+    return {key: np.concatenate([before[key], array]) if key in before else array for key, array in new.items()}
+
+
 def _placed(earlier: _Earlier, beside: Candidates, spec: EncoderSpec) -> NDArray[np.int64]:
     """The new pairs among all encoders, the newcomer behind the others of its side."""
     if spec.modality == "image":
@@ -270,63 +307,106 @@ def _placed(earlier: _Earlier, beside: Candidates, spec: EncoderSpec) -> NDArray
 
 
 def _write_tensors(
-    folder: Path, earlier: _Earlier, spec: EncoderSpec, solved: Solved, pairs: NDArray[np.int64], hits: Arrays
-) -> None:
-    """What the run had, and what the newcomer adds; its connectors have a prefix, for its pairs' ways are their own."""
+    folder: Path,
+    earlier: _Earlier,
+    spec: EncoderSpec,
+    made: Sequence[Solved],
+    pairs: NDArray[np.int64],
+    hits: Arrays,
+) -> dict[str, list[tuple[str, str]]]:
+    """What the run had, and what the newcomer adds; its connectors have a prefix, for its pairs' ways are their own.
+
+    Returns:
+        By method the names of its pairs, in the order of its hits.
+    """
+    solved = made[0]
     assert solved.solution.kept is not None, "a newcomer leaves its whitening"
     side = "images" if spec.modality == "image" else "texts"
-    own = getattr(solved.solution.kept, side)[-1]
-    longer: dict[str, Any] = {side: [*getattr(earlier.kept, side), own]}
-    kept = earlier.kept._replace(**longer)
+    names = {"images": [one.name for one in earlier.images], "texts": [one.name for one in earlier.texts]}
+    longer: dict[str, Any] = {side: [*getattr(earlier.kept, side), getattr(solved.solution.kept, side)[-1]]}
     more = {"pairs": pairs, "n_steps": np.array([earlier.n_steps])}
-    write_tensors(folder / "kept.safetensors", {**pack_kept(kept), **more})
-    tensors, record = pack(replace(solved.solution, kept=None))
-    prefix = f"adopted/{spec.name}"
-    connectors = load_tensors(earlier.run.path / "connectors.safetensors")
-    write_tensors(
-        folder / "connectors.safetensors",
-        {**connectors, **{f"{prefix}/{name}": array for name, array in tensors.items()}},
-    )
+    write_tensors(folder / "kept.safetensors", {**pack_kept(earlier.kept._replace(**longer)), **more})
+    every = {**names, side: [*names[side], spec.name]}
+    in_hits = {solved.method.name: [(every["images"][i], every["texts"][j]) for i, j in pairs]}
+
+    connectors, polished = load_tensors(earlier.run.path / "connectors.safetensors"), dict[str, list[tuple[str, str]]]()
     for line in read_log(earlier.run.path):
         if line.get("event") == "connectors":
             log_event(folder, "connectors", **{key: line[key] for key in line if key not in ("time", "event")})
-    names = {"images": [one.name for one in earlier.images], "texts": [one.name for one in earlier.texts]}
+            if line.get("method") == "polished":  # hits are in the order of the grid, connectors the best first
+                polished[line["prefix"]] = _named(line, sorted(line["solution"]["pairs"]))
     names[side] = [spec.name]
-    log_event(folder, "connectors", solution={**record, "fits": []}, prefix=prefix, **names)
+    for number, one in enumerate(made):
+        tensors, record = pack(replace(one.solution, kept=None))
+        prefix = f"adopted/{spec.name}" + (f"/{one.method.stage}" if number else "")
+        connectors |= {f"{prefix}/{name}": array for name, array in tensors.items()}
+        whose = {"method": one.method.name, "seed": one.method.seed}
+        log_event(folder, "connectors", solution={**record, "fits": []}, prefix=prefix, **names, **whose)
+        if number:
+            polished[prefix] = _named(names, one.solution.pairs)
+    write_tensors(folder / "connectors.safetensors", connectors)
     write_tensors(folder / "hits.safetensors", hits)
+    return {**in_hits, "polished": [pair for some in polished.values() for pair in some]}
+
+
+def _named(names: Mapping[str, Any], pairs: Sequence[Sequence[int]]) -> list[tuple[str, str]]:
+    return [(names["images"][i], names["texts"][j]) for i, j in pairs]
 
 
 def _together(
-    earlier: _Earlier, tested: Tested, pairs: NDArray[np.int64], hits: Arrays, spec: EncoderSpec, config: SearchConfig
+    earlier: _Earlier,
+    tested: Sequence[Tested],
+    names: Mapping[str, Sequence[tuple[str, str]]],
+    hits: Arrays,
+    config: SearchConfig,
 ) -> pd.DataFrame:
-    """The table of old rows and new ones: position, rank and chance found together, all else as it was."""
-    method, board = tested.solved.method, earlier.run.leaderboard
-    mine = (board["method"] == method.name) & (board["seed"] == method.seed)
-    stayed = mine & board["score"].notna()
-    rows = pd.concat([board[stayed], tested.table], ignore_index=True)
-    images, texts = [one.name for one in earlier.images], [one.name for one in earlier.texts]
-    (images if spec.modality == "image" else texts).append(spec.name)
-    order = pd.MultiIndex.from_tuples([(images[i], texts[j]) for i, j in pairs])
+    """The table of old rows and new ones: position, rank and chance found together, all else as it was.
+
+    Args:
+        earlier: The run.
+        tested: The newcomer's pairs, by one method or by two.
+        names: By method the pairs in the order of its hits.
+        hits: Of all of them.
+        config: What the run was asked for.
+    """
+    board, tables, others = earlier.run.leaderboard, list[pd.DataFrame](), earlier.run.leaderboard["score"].isna()
+    for one in tested:
+        method = one.solved.method
+        mine = (board["method"] == method.name) & (board["seed"] == method.seed)
+        rows = pd.concat([board[mine & board["score"].notna()], one.table], ignore_index=True)
+        contributions = contributions_of(hits, method.stage, task=config.task)
+        tables.append(_ranked(rows, names[method.name], contributions, seed=config.seed))
+        others |= mine
+    left, rest = board[board["score"].isna()], board[~others]
+    looked_at = pd.concat([*tables[1:], rest[rest["method"] == "polished"]])
+    tables[0] = reorder(tables[0], looked_at)[list(LEADERBOARD_COLUMNS)]
+    left = left.assign(position=left["position"] + len(tested[0].table))
+    return pd.concat([tables[0], left, rest, *tables[1:]], ignore_index=True)
+
+
+def _ranked(
+    rows: pd.DataFrame, names: Sequence[tuple[str, str]], contributions: Contributions, *, seed: int
+) -> pd.DataFrame:
+    """Rows of one method in the order of their hits, with position, rank and chance among one another."""
+    order = pd.MultiIndex.from_tuples(names)
     rows = rows.set_index(["image_encoder", "text_encoder"], drop=False).loc[order].reset_index(drop=True)
-    contributions = contributions_of(hits, method.stage, task=config.task)
-    ranked = rank_pairs(rows.drop(columns=list(_OWN)), bootstrap(contributions, seed=config.seed))
+    ranked = rank_pairs(rows.drop(columns=list(_OWN)), bootstrap(contributions, seed=seed))
     ranked = ranked.set_index(["image_encoder", "text_encoder"])[list(_OWN)]
     joint = rows.drop(columns=list(_OWN)).join(ranked, on=["image_encoder", "text_encoder"])
-    joint = reorder(joint, board[board["method"] == "polished"])
-    left = board[mine & ~stayed].assign(position=lambda table: table["position"] + len(tested.table))
-    return pd.concat([joint[list(LEADERBOARD_COLUMNS)], left, board[~mine]], ignore_index=True)
+    return joint[list(LEADERBOARD_COLUMNS)].sort_values("position", ignore_index=True)
 
 
 def _result(  # noqa: PLR0913 - what a run says at its end
     earlier: _Earlier,
     spec: EncoderSpec,
-    solved: Solved,
+    tested: Sequence[Tested],
     lines: Sequence[Line],
     table: pd.DataFrame,
     record: dict[str, Any],
     added: Sequence[str],
 ) -> Result:
     """What the new run says: what the old one said, and what is new."""
+    solved = tested[0].solved
     old, method = earlier.run.result, solved.method
     at = len(_on("image", earlier.encoders)) if spec.modality == "image" else len(old["encoders"])
     mine = table[(table["method"] == method.name) & (table["seed"] == method.seed)]
@@ -342,7 +422,11 @@ def _result(  # noqa: PLR0913 - what a run says at its end
         "encoders": [*old["encoders"][:at], record, *old["encoders"][at:]],
         "method": method.name,
         "counts": [*old["counts"], f"adopted: {spec.name}, {pairs_in_words(n_pairs)}"],
-        "answer": [answer(whole, n_left=len(mine) - len(whole)), *old["answer"][1:]],
+        "answer": [
+            answer(whole, n_left=len(mine) - len(whole)),
+            *old["answer"][1:],
+            *describe_checked(tested[0], tested[1:]),
+        ],
         "notes": [note, *old["notes"]],
         "agreement": old["agreement"],
         "ratios": [],

@@ -24,6 +24,7 @@ from hyperalign.align.grid import Grid
 from hyperalign.align.residual import RESIDUAL
 from hyperalign.align.solution import Kept
 from hyperalign.embed.zoo import Limits
+from hyperalign.hyperclip.winner import _kept_connectors
 from hyperalign.packing import pack_kept, unpack_kept
 from hyperalign.relimit import open_run
 from hyperalign.run import (
@@ -101,6 +102,55 @@ def test_rows_of_other_encoders_are_the_same_to_the_last_bit(folder: Path, name:
     assert len(kept["pairs"]) == n_before + len(of_encoder(after, name)) == len(hits["hypernet-both-0/t2i"])
     for key, array in load_tensors(before.path / "hits.safetensors").items():
         assert np.array_equal(hits[key][: len(array)], array)
+
+
+@pytest.mark.parametrize(("name", "other"), [("wide", "words"), ("words", "wide")])
+def test_a_newcomer_among_the_first_is_polished_as_a_search_does_it(folder: Path, name: str, other: str) -> None:
+    before = searched(folder, other, polish=1)
+
+    after = adopted(folder, before, name, polish=4)
+
+    table = after.leaderboard
+    hypernet, polished = (table[table["method"] == one] for one in ("hypernet", "polished"))
+    first = hypernet.nlargest(4, "validation_score")
+    mine = of_encoder(after, name)
+    assert set(zip(*of_pairs(polished), strict=True)) == (
+        set(zip(*of_pairs(before.leaderboard[before.leaderboard["method"] == "polished"]), strict=True))
+        | set(zip(*of_pairs(first[first.index.isin(mine.index)]), strict=True))
+    )
+    assert 1 < len(polished) < len(hypernet)
+    assert sorted(polished["position"]) == list(range(1, len(polished) + 1))
+    full = searched(folder, "wide", "words", polish=6).leaderboard
+    full = full[full["method"] == "polished"].set_index(PAIR)
+    for row in polished.to_dict("records"):  # directions are of who is polished together: a caption more or less
+        same = full.loc[(row["image_encoder"], row["text_encoder"])]
+        assert row["validation_score"] == pytest.approx(same["validation_score"], abs=2.5)
+        assert row["score"] == pytest.approx(same["score"], abs=2.5)
+    assert sum("Polished" in sentence for sentence in after.result["answer"]) == 2
+    hits = load_tensors(after.path / "hits.safetensors")
+    assert len(hits["polished-both-0/t2i"]) == len(polished)
+    assert open_run(after).table["position"].tolist() == list(range(1, len(hypernet) + 1))
+    both = _kept_connectors(after)
+    assert set(both) == {f"{image}+{text}" for image, text in zip(*of_pairs(hypernet), strict=True)}
+
+
+def test_two_newcomers_are_polished_one_after_the_other(folder: Path) -> None:
+    first = adopted(folder, searched(folder, polish=0), "words", polish=2)
+
+    second = adopted(folder, first, "wide", polish=3)
+
+    table = second.leaderboard
+    polished = table[table["method"] == "polished"]
+    assert {*of_encoder(second, "wide").index, *of_encoder(second, "words").index} >= {*polished.index}
+    assert len(polished) > len(first.leaderboard[first.leaderboard["method"] == "polished"]) > 0
+    assert sorted(polished["position"]) == list(range(1, len(polished) + 1))
+    assert len(load_tensors(second.path / "hits.safetensors")["polished-both-0/i2t"]) == len(polished)
+    assert len(_kept_connectors(second)) == 6
+
+
+def of_pairs(table: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """Names of both encoders of its rows."""
+    return table["image_encoder"].tolist(), table["text_encoder"].tolist()
 
 
 @pytest.mark.parametrize(("name", "other"), [("wide", "words"), ("words", "wide")])

@@ -164,9 +164,9 @@ def _kept_connectors(run: Run) -> dict[str, tuple[Solution, int]]:
 def _connectors_of(
     run: Run, tensors: Mapping[str, NDArray[Any]], method: str, sides: str, seed: int
 ) -> dict[str, tuple[Solution, int]]:
-    """Those of one method that were kept last; a line without method or seed is of the method that answers."""
-    whose, answers = (method, sides, seed), run.result["method"]
-    for line in reversed([line for line in read_log(run.path) if line.get("event") == "connectors"]):
+    """Those of one method, adopted encoders' too; a line without method or seed is of the method that answers."""
+    whose, answers, found = (method, sides, seed), run.result["method"], dict[str, tuple[Solution, int]]()
+    for line in [line for line in read_log(run.path) if line.get("event") == "connectors"]:
         record = line["solution"]
         if (line.get("method", answers), record["sides"], line.get("seed", seed)) != whose:
             continue
@@ -174,8 +174,8 @@ def _connectors_of(
         own = {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}
         solution = unpack(own, record)
         names = [f"{line['images'][i]}+{line['texts'][j]}" for i, j in solution.pairs]
-        return {name: (solution, n) for n, name in enumerate(names)}
-    return {}
+        found |= {name: (solution, n) for n, name in enumerate(names)}
+    return found
 
 
 def _validation(rows: Any) -> dict[str, float]:
