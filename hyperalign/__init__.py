@@ -78,6 +78,7 @@ The map, in the order in which data meets the modules; a line of code may import
     record     what a run records: columns and keys
     run        what a run is on disk
     relimit    a finished run under other limits
+    kept       connectors that a run has kept, and which of a pair's is taken
     processes  several processes on one job: who speaks, who writes, how they talk
     shares     work cut into shares of about equal cost
     candidates the encoders and pairs that the limits let through

@@ -19,13 +19,13 @@ from hyperalign.align.grid import PairIndex
 from hyperalign.align.polish import POLISH, alone, of_their_own, solve_polished
 from hyperalign.align.residual import RESIDUAL, solve_residual
 from hyperalign.embed.zoo import Limits
+from hyperalign.kept import best_row, read_notes
 from hyperalign.packing import restrict
 from hyperalign.plan import plan
 from hyperalign.relimit import open_run
 from hyperalign.run import Run, load_run
 from hyperalign.show.view import draw_board
 from hyperalign.solve import Solved, Workbench, polish
-from hyperalign.use.chosen import _best_made, _kept_connectors
 
 NARROW = CanonicalConfig(rank=2)
 BRIEF = replace(POLISH, batch_size=32)
@@ -193,7 +193,7 @@ def test_the_connector_that_validates_best_is_taken(polished: Run, gain: float, 
     (asked,) = table[pair & table["method"].eq("hypernet")].to_dict("records")
     table.loc[pair & table["method"].eq("polished"), "validation_score"] = asked["validation_score"] + gain
 
-    chosen = _best_made(replace(polished, leaderboard=table), named(asked), list(_kept_connectors(polished.path)))
+    chosen = best_row(replace(polished, leaderboard=table), named(asked), read_notes(polished))
 
     assert chosen["method"] == method
     assert {fact: chosen[fact] for fact in PLACE} == {fact: asked[fact] for fact in PLACE}
@@ -202,7 +202,7 @@ def test_the_connector_that_validates_best_is_taken(polished: Run, gain: float, 
 def test_a_pair_that_was_not_polished_is_that_of_the_method_that_answers(polished: Run) -> None:
     last = named(rows(polished, "hypernet").iloc[-1].to_dict())
 
-    assert _best_made(polished, last, list(_kept_connectors(polished.path))) == last
+    assert best_row(polished, last, read_notes(polished)) == last
 
 
 def test_what_was_polished_is_not_polished_again(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,12 @@
 HyperCLIP adapts normalisation layers, so a winner without any gives way to the best pair whose image encoder has them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from hyperalign.align.canonical import Canonical
@@ -24,9 +23,10 @@ from hyperalign.hyperclip.architectures import ImageMap, build_encoder, set_head
 from hyperalign.hyperclip.hypernetwork import HyperConfig
 from hyperalign.hyperclip.normalisation import find_adapted
 from hyperalign.hyperclip.stored import Model, ModelRecord, build_model
+from hyperalign.kept import best_row, note_of, read_notes
 from hyperalign.packing import unpack
 from hyperalign.request import SearchConfig
-from hyperalign.run import Run, load_run, load_tensors, read_log
+from hyperalign.run import Run, load_run, load_tensors
 
 __all__ = ["Winner", "find_winner", "start_model"]
 
@@ -144,44 +144,24 @@ def _order(run: Run) -> list[str]:
 
 
 def _kept_connectors(run: Run) -> dict[str, tuple[Solution, int]]:
-    """By pair the connector that a run has kept, and where it stands: a polished one where that validates better."""
-    board = run.leaderboard
-    answers = board[board["method"] == run.result["method"]].iloc[0]
-    tensors = load_tensors(run.path / "connectors.safetensors")
-    kept = _connectors_of(run, tensors, answers["method"], answers["sides"], answers["seed"])
+    """By pair the connector that a run has kept and that validates best, and where it stands in its solution."""
+    board, notes = run.leaderboard, read_notes(run)
+    rows = board[board["method"] == run.result["method"]]
+    answers = rows.iloc[0]
+    rows = rows[(rows["sides"] == answers["sides"]) & (rows["seed"] == answers["seed"])]
+    rows = rows.set_index(["image_encoder", "text_encoder"], drop=False)
+    mine = (answers["method"], answers["sides"], answers["seed"])
+    tensors, solutions = load_tensors(run.path / "connectors.safetensors"), dict[str, Solution]()
+    kept = {}
+    for pair in dict.fromkeys(pair for note in notes[::-1] if note.whose == mine for pair in note.pairs):
+        note = note_of(notes, best_row(run, dict(rows.loc[pair]), notes))
+        assert note is not None, "the connector of the method that answers was kept"
+        if note.prefix not in solutions:
+            solutions[note.prefix] = unpack(note.own(tensors), note.record)
+        kept["+".join(pair)] = solutions[note.prefix], note.pairs.index(pair)
     if not kept:
         raise ValueError(f"{run.path} does not say whose its connectors are; search again")
-    same = [board[fact] == answers[fact] for fact in ("method", "sides", "seed")]
-    own = _validation(board[same[0] & same[1] & same[2]])
-    polished = board[board["method"] == "polished"]
-    if len(polished):
-        better = {name for name, score in _validation(polished).items() if name in kept and score > own[name]}
-        made = _connectors_of(run, tensors, "polished", polished["sides"].iloc[0], polished["seed"].iloc[0])
-        kept |= {name: place for name, place in made.items() if name in better}
     return kept
-
-
-def _connectors_of(
-    run: Run, tensors: Mapping[str, NDArray[Any]], method: str, sides: str, seed: int
-) -> dict[str, tuple[Solution, int]]:
-    """Those of one method, adopted encoders' too; a line without method or seed is of the method that answers."""
-    whose, answers, found = (method, sides, seed), run.result["method"], dict[str, tuple[Solution, int]]()
-    for line in [line for line in read_log(run.path) if line.get("event") == "connectors"]:
-        record = line["solution"]
-        if (line.get("method", answers), record["sides"], line.get("seed", seed)) != whose:
-            continue
-        prefix = f"{line['prefix']}/" if "prefix" in line else ""
-        own = {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}
-        solution = unpack(own, record)
-        names = [f"{line['images'][i]}+{line['texts'][j]}" for i, j in solution.pairs]
-        found |= {name: (solution, n) for n, name in enumerate(names)}
-    return found
-
-
-def _validation(rows: Any) -> dict[str, float]:
-    """Validation scores by pair."""
-    names = rows["image_encoder"] + "+" + rows["text_encoder"]
-    return dict(zip(names, rows["validation_score"], strict=True))
 
 
 def _fault(image: EncoderSpec) -> str | None:

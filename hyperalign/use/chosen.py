@@ -14,8 +14,9 @@ from hyperalign.embed.consent import Written
 from hyperalign.embed.identity import identity, pin
 from hyperalign.embed.plain import first_line
 from hyperalign.embed.zoo import EncoderSpec, find_encoder, load_zoos
+from hyperalign.kept import Note, best_row, note_of, read_notes, whose
 from hyperalign.record import CEILING
-from hyperalign.run import Run, load_run, load_tensors, read_log
+from hyperalign.run import Run, load_run, load_tensors
 from hyperalign.use.joint import Joint, joint_of
 
 __all__ = ["Chosen", "choose_pair"]
@@ -71,9 +72,9 @@ def choose_pair(
     rows = _rows_of(found, method)
     row = _find_row(found, rows, pair)
     with _undamaged(run):
-        made = list(_kept_connectors(run))
-        row = row if method else _best_made(found, row, made)
-        joint = _find_joint(found, rows, row, made)
+        notes = read_notes(found)
+        row = row if method else best_row(found, row, notes)
+        joint = _find_joint(found, rows, row, notes)
     known = load_zoos([Written(one) for one in zoo]) if zoo else _own_zoos(found)
     autocast = bool(found.result["configuration"].get("autocast", False))
     image, text = (_unchanged(found, known, row[side], autocast) for side in ("image_encoder", "text_encoder"))
@@ -114,29 +115,6 @@ def _find_row(run: Run, rows: pd.DataFrame, pair: str | int | None) -> dict[str,
     return _plain(rows, names.index(word))
 
 
-def _best_made(run: Run, row: dict[str, Any], made: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The row of a pair by the method whose connector of it validates best, with the pair's place among all pairs."""
-    known = {
-        (line.get("method", run.result["method"]), line["solution"]["sides"], line.get("seed", row["seed"]), *names)
-        for line in made
-        for names in _names_of(line)
-    }
-    board, pair = run.leaderboard, (row["image_encoder"], row["text_encoder"])
-    same = board[(board["image_encoder"] == pair[0]) & (board["text_encoder"] == pair[1])].reset_index(drop=True)
-    best = row
-    for n in range(len(same)):
-        other = _plain(same, n)
-        whose = (other["method"], other["sides"], other["seed"])
-        if (*whose, *pair) in known and other["validation_score"] > best["validation_score"]:
-            best = {**other, **{name: row[name] for name in ("position", "rank", "p_best")}}
-    return best
-
-
-def _names_of(line: dict[str, Any]) -> list[tuple[str, str]]:
-    """The pairs that a note of kept connectors speaks of."""
-    return [(line["images"][i], line["texts"][j]) for i, j in line["solution"]["pairs"]]
-
-
 @contextmanager
 def _undamaged(run: Path) -> Iterator[None]:
     """Say of a record that does not hold together that it is damaged."""
@@ -151,25 +129,17 @@ def _plain(rows: pd.DataFrame, number: int) -> dict[str, Any]:
     return {str(name): value for name, value in rows.iloc[[number]].to_dict("records")[0].items()}
 
 
-def _find_joint(run: Run, rows: pd.DataFrame, row: dict[str, Any], made: Sequence[dict[str, Any]]) -> Joint:
+def _find_joint(run: Run, rows: pd.DataFrame, row: dict[str, Any], notes: Sequence[Note]) -> Joint:
     """The connector that the run has kept of a pair."""
-    tensors = load_tensors(run.path / "connectors.safetensors")
-    kept = []
-    for line in made:
-        record = line["solution"]
-        whose = (line.get("method", run.result["method"]), record["sides"], line.get("seed", row["seed"]))
-        if whose != (row["method"], row["sides"], row["seed"]):
-            continue
-        images, texts = line["images"], line["texts"]
-        kept += [f"{image}+{text}" for image, text in _names_of(line)]
-        if row["image_encoder"] not in images or row["text_encoder"] not in texts:
-            continue
-        prefix = f"{line['prefix']}/" if "prefix" in line else ""
-        own = {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}
-        joint = joint_of(own, record, (images.index(row["image_encoder"]), texts.index(row["text_encoder"])))
+    note = note_of(notes, row)
+    if note is not None:
+        own = note.own(load_tensors(run.path / "connectors.safetensors"))
+        pair = note.images.index(row["image_encoder"]), note.texts.index(row["text_encoder"])
+        joint = joint_of(own, note.record, pair)
         if joint is not None:
             return joint
-    return _refuse_joint(run, rows, row, kept)
+    same = [one for one in notes if one.whose == whose(row)]
+    return _refuse_joint(run, rows, row, [f"{image}+{text}" for one in same for image, text in one.pairs])
 
 
 def _refuse_joint(run: Run, rows: pd.DataFrame, row: dict[str, Any], kept: Sequence[str]) -> Joint:
@@ -186,11 +156,6 @@ def _refuse_joint(run: Run, rows: pd.DataFrame, row: dict[str, Any], kept: Seque
         f"{row['position']:,} of {len(rows):,}; give one of {', '.join(kept[:_NAMED])}{more}, or search again with "
         "limits or a zoo that put it among the first"
     )
-
-
-def _kept_connectors(run: Path) -> Iterator[dict[str, Any]]:
-    """What the run has noted of the connectors it has kept, the latest first."""
-    yield from reversed([line for line in read_log(run) if line.get("event") == "connectors"])
 
 
 def _own_zoos(run: Run) -> tuple[EncoderSpec, ...]:
