@@ -37,6 +37,7 @@ from hyperalign.run import (
     read_result,
     write_result,
 )
+from hyperalign.show.view import draw_board
 from hyperalign.use.chosen import choose_pair
 
 CONFIG = replace(RESIDUAL, n_steps=240, batch_size=16)
@@ -146,6 +147,25 @@ def test_two_newcomers_are_polished_one_after_the_other(folder: Path) -> None:
     assert sorted(polished["position"]) == list(range(1, len(polished) + 1))
     assert len(load_tensors(second.path / "hits.safetensors")["polished-both-0/i2t"]) == len(polished)
     assert len(_kept_connectors(second)) == 6
+
+
+@pytest.mark.parametrize(
+    ("places", "words"),
+    [
+        ([0], "validation"),
+        ([0, 1, 2], "validation, the first 3 pairs by what they score polished"),
+        ([1, 3], "validation, the 2 polished pairs among each other by what they score polished"),
+    ],
+)
+def test_the_table_says_which_pairs_stand_by_what_they_score_polished(
+    folder: Path, places: list[int], words: str
+) -> None:
+    run = searched(folder, "wide", "words", polish=0)
+    own = run.leaderboard.sort_values("position", ignore_index=True)
+
+    table = pd.concat([own, own.iloc[places].assign(method="polished")], ignore_index=True)
+
+    assert draw_board(replace(run, leaderboard=table)).chosen == words
 
 
 def of_pairs(table: pd.DataFrame) -> tuple[list[str], list[str]]:

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
+
 from hyperalign.ledger import SEARCH_STAGES
 from hyperalign.record import CEILING, AgreementRecord
 from hyperalign.run import Run
@@ -128,17 +130,28 @@ def draw_board(run: Run) -> Board:
     beside = table[table["kind"].isin(others)].groupby(["image_encoder", "text_encoder", "kind"])["score"].mean()
     keys = zip(*(beside.index.get_level_values(level) for level in range(3)), strict=True)
     scores: dict[tuple[str, ...], float] = dict(zip(keys, beside.tolist(), strict=True))
-    rows = [_row(record, others, scores) for record in own.sort_values("position").to_dict("records")]
-    n_polished = int((table["method"] == "polished").sum())
+    own = own.sort_values("position")
+    rows = [_row(record, others, scores) for record in own.to_dict("records")]
     zero_shot = run.result["configuration"].get("task") == "zero-shot"
     return Board(
         method=clean(own["kind"].iloc[0]) if len(own) else clean(wanted),
-        chosen="validation" + (f", the first {n_polished} pairs by what they score polished" if n_polished > 1 else ""),
+        chosen="validation" + _among_polished(own, table[table["method"] == "polished"]),
         measure="zero-shot top-1, %" if zero_shot else "mean recall@1, %",
         others=tuple(clean(name) for name in others),
         rows=tuple(rows),
         seed=int(own["seed"].iloc[0]) if len(own) else 0,
     )
+
+
+def _among_polished(own: pd.DataFrame, polished: pd.DataFrame) -> str:
+    """How pairs that were polished stand among each other; of an adopted run they need not be the first."""
+    pair = ["image_encoder", "text_encoder"]
+    places = pd.MultiIndex.from_frame(own[pair]).isin(pd.MultiIndex.from_frame(polished[pair])).nonzero()[0].tolist()
+    if len(places) < 2:
+        return ""
+    first = places == list(range(len(places)))
+    which = f"the first {len(places)} pairs" if first else f"the {len(places)} polished pairs among each other"
+    return f", {which} by what they score polished"
 
 
 def costs(run: Run) -> list[Cost]:
