@@ -30,6 +30,7 @@ from hyperalign.relimit import open_run
 from hyperalign.request import SearchConfig
 from hyperalign.run import Run, load_run, read_result, same_table
 from hyperalign.show.page import render_page
+from hyperalign.show.payload import describe
 from hyperalign.show.table import render_run
 
 # Part of an entry
@@ -422,7 +423,12 @@ def test_a_promoted_run_is_shown_with_dashes_where_nothing_is_known(promoted: Ru
     console = Console(width=160, record=True, file=io.StringIO())
     console.print(render_run(promoted, width=160))
 
-    assert "blind + hum" in console.export_text()
+    shown = console.export_text()
+    assert "blind + hum" in shown
+    rows = {row.split()[2]: row.split()[1] for row in shown.splitlines() if " + hum" in row}
+    assert rows == {"sharp": "2", "dull": "–", "blind": "–"}
+    ranks = describe(promoted, None)["columns"]["rank"]
+    assert [rank is None for rank in ranks] == [False] * 2 + [True] * 4
     assert "no network" not in render_page(promoted)
     assert read_result(promoted.path)["configuration"]["exhaustive"] is False
 

@@ -70,7 +70,7 @@ def leaderboard_table(board: Board, *, width: int, n_rows: int = N_ROWS) -> Grou
 
     columns = [
         Column("#", [str(row.position) for row in rows]),
-        Column("rank", [str(row.rank) for row in rows], goes=2),
+        Column("rank", [NONE if row.rank is None else str(row.rank) for row in rows], goes=2),
         Column("pair", [f"{row.image} + {row.text}" for row in rows], left=True),
         Column("score", [points(row.score) for row in rows]),
         Column("95 %", [_interval(row) for row in rows], goes=1),

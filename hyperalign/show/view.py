@@ -33,7 +33,7 @@ class Row:
 
     Attributes:
         position: Unique place.
-        rank: Place that ties share.
+        rank: Place that ties share; None of a pair that left on a sample, whose rank is of other pictures.
         image: Image encoder.
         text: Text encoder.
         score: In per cent, with the ends of its interval.
@@ -45,7 +45,7 @@ class Row:
     """
 
     position: int
-    rank: int
+    rank: int | None
     image: str
     text: str
     score: float
@@ -208,10 +208,10 @@ def agreements(run: Run) -> list[AgreementRecord]:
 
 
 def _row(record: dict[Any, Any], others: tuple[str, ...], scores: Mapping[tuple[str, ...], float]) -> Row:
-    pair = (record["image_encoder"], record["text_encoder"])
+    pair, tested = (record["image_encoder"], record["text_encoder"]), not math.isnan(record["score"])
     return Row(
         position=int(record["position"]),
-        rank=int(record["rank"]),
+        rank=int(record["rank"]) if tested else None,
         image=clean(pair[0]),
         text=clean(pair[1]),
         score=float(record["score"]),
@@ -219,5 +219,5 @@ def _row(record: dict[Any, Any], others: tuple[str, ...], scores: Mapping[tuple[
         high=float(record["score_high"]),
         p_best=float(record["p_best"]),
         others=tuple(scores.get((*pair, name), math.nan) for name in others),
-        facts={str(name): value for name, value in record.items()},
+        facts={str(name): value for name, value in record.items()} | ({} if tested else {"rank": math.nan}),
     )
