@@ -111,6 +111,29 @@ def test_the_state_that_validates_best_is_kept(scores: list[float], best: int) -
     assert not all(torch.equal(value, seen[1][name]) for name, value in state(network).items())
 
 
+def test_where_no_look_gives_a_number_the_start_is_kept() -> None:
+    network, seen = make(), list[dict[str, Tensor]]()
+
+    record = train(network, pairs(), WATCHED, validate=scripted([float("nan")] * 4, seen, network))
+
+    assert record.kept_step == 0
+    assert all(torch.equal(value, seen[0][name]) for name, value in state(network).items())
+
+
+def test_a_blend_lies_on_the_way_from_the_start_to_what_was_kept() -> None:
+    start, end, blended = state(make()), make(), make()
+    train(end, pairs(), CONFIG)
+
+    train(blended, pairs(), replace(CONFIG, blend=0.25))
+
+    for name, value in state(blended).items():
+        if value.is_floating_point():
+            expected = start[name] + 0.25 * (state(end)[name] - start[name])
+            torch.testing.assert_close(value, expected)
+        else:
+            assert torch.equal(value, state(end)[name])
+
+
 def test_looks_change_nothing_of_a_training() -> None:
     plain, watched = make(), make()
 
@@ -347,6 +370,7 @@ def test_steps_are_counted_from_epochs_and_pictures() -> None:
         ({"learning_rate": 0.0}, "must be above 0"),
         ({"warmup_frac": 1.0}, "warmup_frac must be in"),
         ({"crop": 0.0}, "crop must be in"),
+        ({"blend": 0.0}, r"blend must be in \(0, 1\], got 0.0"),
         ({"bn": "both"}, "bn must be running or batch, got 'both'"),
         ({"n_prompts": 0}, "n_prompts must be at least 1"),
     ],

@@ -37,7 +37,10 @@ _FIELDS = {  # option -> (table, field) where the two are called differently
     "validations": ("train", "n_validations"),
     **{
         name: ("train", name)
-        for name in ("batch_size", "learning_rate", "hyper_rate", "text_rate", "bn", "loss", "crop", "precision")
+        for name in (
+            *("batch_size", "learning_rate", "hyper_rate", "text_rate", "bn", "loss", "crop", "precision"),
+            "blend",
+        )
     },
     "seed": ("train", "seed"),
     "layers": ("hyper", "n_layers"),
@@ -110,6 +113,10 @@ def adapt(  # noqa: PLR0913 – the signature is the list of options
     validations: Annotated[
         int | None,
         typer.Option(help="Looks at validation; the best state is kept. 0: the last.", rich_help_panel=TRAINING),
+    ] = None,
+    blend: Annotated[
+        float | None,
+        typer.Option(help="How far to go from the start to what was learned, up to 1.", rich_help_panel=TRAINING),
     ] = None,
     bn: Annotated[Text, typer.Option(help="BatchNorm by running or batch.", rich_help_panel=TRAINING)] = None,
     loss: Annotated[Text, typer.Option(help="siglip or infonce.", rich_help_panel=TRAINING)] = None,

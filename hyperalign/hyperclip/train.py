@@ -6,7 +6,7 @@ to the last bit on a CPU.
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,7 +25,7 @@ from hyperalign.hyperclip.checkpoint import keep, restore
 from hyperalign.hyperclip.model import HyperClip, Rows
 from hyperalign.hyperclip.normalisation import Statistics
 from hyperalign.hyperclip.pairs import Batch, Pairs, batches, normalise_pictures
-from hyperalign.hyperclip.rollback import Rollback, best_look
+from hyperalign.hyperclip.rollback import Rollback, best_look, blend, copy_state
 
 __all__ = ["Look", "TrainConfig", "Training", "contrast", "division_in_words", "steps_of", "train"]
 
@@ -62,6 +62,7 @@ class TrainConfig:
         precision: Of matrix products: "no" for float32, or mixed.
         n_validations: How often a training that is validated is looked at, the start not counted; its best state is
             kept. 0 for never, and the last state is kept.
+        blend: How far from the start to the state that is kept the model ends, in (0, 1]; 1 is that state.
         checkpoint_steps: Steps between two checkpoints.
         seed: Seeds initialisation, order, dropout and crops.
     """
@@ -86,6 +87,7 @@ class TrainConfig:
     crop: float = 1.0
     precision: Precision = "no"
     n_validations: int = 0
+    blend: float = 1.0
     checkpoint_steps: int = 500
     seed: int = 0
 
@@ -104,8 +106,8 @@ class TrainConfig:
             raise ValueError(f"logit_scale must be above 0 and at most {MAX_LOGIT_SCALE:g}, got {self.logit_scale}")
         if not 0 <= self.warmup_frac < 1:
             raise ValueError(f"warmup_frac must be in [0, 1), got {self.warmup_frac}")
-        if not 0 < self.crop <= 1:
-            raise ValueError(f"crop must be in (0, 1], got {self.crop}")
+        if outside := [name for name in ("crop", "blend") if not 0 < getattr(self, name) <= 1]:
+            raise ValueError(f"{outside[0]} must be in (0, 1], got {getattr(self, outside[0])}")
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be {' or '.join(allowed)}, got {getattr(self, name)!r}")
@@ -226,7 +228,7 @@ def train(  # noqa: PLR0913 - what is trained, how, where it is kept, and who is
     n_steps, batch_size = steps_of(config, len(pairs.pictures))
     accelerator = _accelerator(config)
     optimiser = torch.optim.AdamW(_groups(network, config), betas=config.betas, eps=1e-6)
-    record, best = Training(), dict[str, Tensor]()
+    record, best, start_state = Training(), dict[str, Tensor](), copy_state(network) if config.blend < 1 else {}
     network.to(accelerator.device)
     with torch.no_grad():
         if config.logit_scale is not None:
@@ -268,12 +270,19 @@ def train(  # noqa: PLR0913 - what is trained, how, where it is kept, and who is
             if checkpoint is not None and _is_due(record, config, n_steps) and accelerator.is_main_process:
                 best = {} if watch is None else watch.best
                 keep(checkpoint, network, optimiser, config=asdict(config), record=asdict(record), best=best)
-    if watch is not None:
-        watch.go_back()
-    network.eval()
+    _settle(network, watch, start_state, config)
     if checkpoint is not None and accelerator.is_main_process:
         checkpoint.unlink(missing_ok=True)
     return record
+
+
+def _settle(network: HyperClip, watch: Rollback | None, start: Mapping[str, Tensor], config: TrainConfig) -> None:
+    """Leave a trained network in the state that it is to be used in."""
+    if watch is not None:
+        watch.go_back()
+    if config.blend < 1:
+        blend(network, start, config.blend)
+    network.eval()
 
 
 class _Loop:
