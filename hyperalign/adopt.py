@@ -143,7 +143,7 @@ def adopt(  # noqa: PLR0913 - what is adopted into what, and where things lie
     lines = [*(line for line in embedding if line.flops or line.seconds), *own, *tests]
     pairs = np.concatenate([earlier.pairs, _placed(earlier, beside, spec)])
     hits = {**earlier.hits, **_longer(earlier.hits, tested)}
-    names = _write_tensors(folder, earlier, spec, made, pairs, hits)
+    names = _write_tensors(folder, earlier, beside, spec, made, pairs, hits)
     table = _together(earlier, tested, names, hits, config)
     record = describe_encoders(beside, asked.jobs)[0 if spec.modality == "image" else -1]
     result = _result(earlier, spec, tested, lines, table, record, added)
@@ -306,9 +306,10 @@ def _placed(earlier: _Earlier, beside: Candidates, spec: EncoderSpec) -> NDArray
     return np.array([(earlier.images.index(one), len(earlier.texts)) for one in beside.images])
 
 
-def _write_tensors(
+def _write_tensors(  # noqa: PLR0913 - what the run had, and what is new
     folder: Path,
     earlier: _Earlier,
+    beside: Candidates,
     spec: EncoderSpec,
     made: Sequence[Solved],
     pairs: NDArray[np.int64],
@@ -335,15 +336,15 @@ def _write_tensors(
             log_event(folder, "connectors", **{key: line[key] for key in line if key not in ("time", "event")})
             if line.get("method") == "polished":  # hits are in the order of the grid, connectors the best first
                 polished[line["prefix"]] = _named(line, sorted(line["solution"]["pairs"]))
-    names[side] = [spec.name]
+    own = {"images": [one.name for one in beside.images], "texts": [one.name for one in beside.texts]}
     for number, one in enumerate(made):
         tensors, record = pack(replace(one.solution, kept=None))
         prefix = f"adopted/{spec.name}" + (f"/{one.method.stage}" if number else "")
         connectors |= {f"{prefix}/{name}": array for name, array in tensors.items()}
         whose = {"method": one.method.name, "seed": one.method.seed}
-        log_event(folder, "connectors", solution={**record, "fits": []}, prefix=prefix, **names, **whose)
+        log_event(folder, "connectors", solution={**record, "fits": []}, prefix=prefix, **own, **whose)
         if number:
-            polished[prefix] = _named(names, one.solution.pairs)
+            polished[prefix] = _named(own, one.solution.pairs)
     write_tensors(folder / "connectors.safetensors", connectors)
     write_tensors(folder / "hits.safetensors", hits)
     return {**in_hits, "polished": [pair for some in polished.values() for pair in some]}
@@ -411,6 +412,11 @@ def _result(  # noqa: PLR0913 - what a run says at its end
     at = len(_on("image", earlier.encoders)) if spec.modality == "image" else len(old["encoders"])
     mine = table[(table["method"] == method.name) & (table["seed"] == method.seed)]
     whole = mine[mine["score"].notna()]
+    said = old["answer"][1:]
+    if len(tested) > 1:  # polished pairs of both are held against each other
+        every = replace(tested[1], table=table[table["method"] == "polished"])
+        said = [sentence for sentence in said if not sentence.startswith("Polished")]
+        said += describe_checked(replace(tested[0], table=whole), [every])
     n_pairs, n_steps = len(solved.solution.pairs), sum(fit.n_steps for fit in solved.solution.fits)
     how = f"{n_steps} of the search's {earlier.n_steps:,} steps" if n_steps else "without a step"
     name = earlier.run.path.name
@@ -424,8 +430,7 @@ def _result(  # noqa: PLR0913 - what a run says at its end
         "counts": [*old["counts"], f"adopted: {spec.name}, {pairs_in_words(n_pairs)}"],
         "answer": [
             answer(whole, n_left=len(mine) - len(whole)),
-            *old["answer"][1:],
-            *describe_checked(tested[0], tested[1:]),
+            *said,
         ],
         "notes": [note, *old["notes"]],
         "agreement": old["agreement"],

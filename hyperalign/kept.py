@@ -4,14 +4,17 @@ Tensors stand in `connectors.safetensors`, a note on each batch of them in the r
 method's first pairs, an adoption those of the newcomer's.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
+from hyperalign.embed.plain import first_line
 from hyperalign.run import Run, read_log
 
-__all__ = ["Note", "best_row", "note_of", "read_notes", "whose"]
+__all__ = ["Note", "best_row", "note_of", "read_notes", "undamaged", "whose"]
 
 Whose = tuple[str, str, int]  # method, sides and seed
 
@@ -88,3 +91,12 @@ def best_row(run: Run, row: dict[str, Any], notes: Sequence[Note]) -> dict[str, 
         if named["validation_score"] > best["validation_score"] and note_of(notes, named) is not None:
             best = {**named, **{name: row[name] for name in ("position", "rank", "p_best")}}
     return best
+
+
+@contextmanager
+def undamaged(run: Path) -> Iterator[None]:
+    """Say of a record that does not hold together that it is damaged."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{run} is damaged: its records do not fit together ({first_line(error)})") from None

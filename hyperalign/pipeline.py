@@ -534,7 +534,9 @@ def n_first(solution: Solution) -> int:
 def _first(one: Solved) -> Solution:
     """A method's connectors of its first pairs, with the coordinates of their encoders alone."""
     solution = one.solution
-    order = (-one.validation).argsort(kind="stable")[: n_first(solution)]
+    order = (-one.validation).argsort(kind="stable")
+    if one.method.name != "polished":  # these are few, and an adoption reads their order from what was kept
+        order = order[: n_first(solution)]
     first = restrict(solution, [solution.pairs[n] for n in order])
     images, texts = ({pair[side] for pair in first.pairs} for side in (0, 1))
     return replace(

@@ -165,7 +165,13 @@ class _Encoder(TypedDict, total=False):
 
 
 class _Adopted(TypedDict, total=False):
+    encoder: Required[str]
     zoo: Required[list[str]]
+
+
+class _Promotion(TypedDict, total=False):
+    images: Required[list[str]]
+    texts: Required[list[str]]
 
 
 class _Configuration(TypedDict, total=False):
@@ -194,6 +200,7 @@ class ReadResult(TypedDict, total=False):
     data: _Data
     encoders: list[_Encoder]
     adopted: list[_Adopted]
+    promotion: _Promotion
     roofline: _Roofline
 
 

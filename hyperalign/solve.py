@@ -329,7 +329,7 @@ def polish(pairs: Sequence[PairIndex], bench: Workbench, after: Solved) -> Solve
 
     Args:
         pairs: Which.
-        bench: Rows of all encoders.
+        bench: Rows of all encoders; of an adoption, those of the newcomer and its partners.
         after: The method that answers; what it left of its set-up is used again.
     """
     seed = after.method.seed

@@ -23,8 +23,9 @@ from hyperalign.hyperclip import adapt as stage
 from hyperalign.hyperclip.adapt import METHODS, AdaptConfig, adapt, open_tables, read_record, start
 from hyperalign.hyperclip.architectures import find_architecture
 from hyperalign.hyperclip.hypernetwork import HyperConfig
-from hyperalign.hyperclip.measure import retrieve, score_watched
+from hyperalign.hyperclip.measure import retrieve, score_watched, watch
 from hyperalign.hyperclip.stored import load_model
+from hyperalign.hyperclip.train import Training
 from hyperalign.hyperclip.winner import _kept_connectors
 from hyperalign.pipeline import SearchConfig, search
 from hyperalign.run import load_run
@@ -229,6 +230,45 @@ def test_an_architecture_is_trained_from_scratch_and_goes_on_where_it_was_stoppe
     assert read_record(folder)["trainings"]["hyperclip"]["resumed_at"] == 2
     one, other = (load_model(path / "hyperclip").network.state_dict() for path in (whole, folder))
     assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_methods_that_are_compared_are_trained_alike_whoever_resumes(adapted: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(adapted, tmp_path / "begun"))
+    record = read_record(folder)
+    del record["scores"]["hyperclip-flat"]
+    record["training"]["learning_rate"] = 1e-3  # the default of another release
+    (folder / "adapted.json").write_text(json.dumps(record))
+    config = build(AdaptConfig, {**record["configuration"], "run": Path(record["configuration"]["run"])})
+
+    with pytest.raises(ValueError, match="begun with other settings of training"):
+        adapt(
+            config, cache_dir=config.run.parents[1] / "cache" if config.run else tmp_path, out=tmp_path, resume=folder
+        )
+    assert read_record(folder)["scores"].keys() == record["scores"].keys()
+
+
+@pytest.mark.parametrize(("diverged", "words"), [(True, "not finite at step 7"), (False, "step 4 of 7")])
+def test_the_output_says_which_step_is_kept(diverged: bool, words: str) -> None:
+    looks = [(0, 1.0), (4, 2.0)] + ([] if diverged else [(7, 1.5)])
+
+    (sentence,) = stage._kept_in_words("siglip", Training(n_steps=7, validated=looks, diverged=diverged))
+
+    assert words in sentence
+
+
+def test_captions_without_a_usable_row_are_not_looked_at(tmp_path: Path) -> None:
+    split = open_tables(from_scratch(), cache_dir=tmp_path, progress=quiet, say=quiet).dataset.splits["val"]
+    ok = np.ones(len(split.captions), bool)
+    ok[split.owner == 1] = False
+    ok[0] = False
+
+    watched = watch(split, lambda index: torch.from_numpy(index)[:, None], ok)
+
+    assert watched is not None
+    assert len(watched.pictures) == len(split.image_ids) - 1
+    assert watched.captions[:, 0].tolist() == np.flatnonzero(ok).tolist()
+    assert watched.owner.tolist() == [owner - (owner > 1) for owner in split.owner[ok]]
+    assert watch(split, lambda index: torch.from_numpy(index), np.zeros(len(split.captions), bool)) is None
 
 
 def test_the_baseline_and_the_method_start_from_the_same_weights(tmp_path: Path) -> None:

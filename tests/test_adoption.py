@@ -23,9 +23,10 @@ from hyperalign.align.canonical_grid import build_canonical_grid
 from hyperalign.align.grid import Grid
 from hyperalign.align.residual import RESIDUAL
 from hyperalign.align.solution import Kept
-from hyperalign.embed.zoo import Limits
+from hyperalign.embed.zoo import Limits, parse_range
 from hyperalign.hyperclip.winner import _kept_connectors
-from hyperalign.packing import pack_kept, unpack_kept
+from hyperalign.kept import read_notes
+from hyperalign.packing import pack_kept, unpack, unpack_kept
 from hyperalign.relimit import open_run
 from hyperalign.run import (
     Run,
@@ -127,7 +128,8 @@ def test_a_newcomer_among_the_first_is_polished_as_a_search_does_it(folder: Path
         same = full.loc[(row["image_encoder"], row["text_encoder"])]
         assert row["validation_score"] == pytest.approx(same["validation_score"], abs=2.5)
         assert row["score"] == pytest.approx(same["score"], abs=2.5)
-    assert sum("Polished" in sentence for sentence in after.result["answer"]) == 2
+    (sentence,) = (one for one in after.result["answer"] if "Polished" in one)
+    assert sentence.startswith(f"Polished, {len(polished)} pairs by themselves; {'+'.join(polished.iloc[0][PAIR])} ")
     hits = load_tensors(after.path / "hits.safetensors")
     assert len(hits["polished-both-0/t2i"]) == len(polished)
     assert open_run(after).table["position"].tolist() == list(range(1, len(hypernet) + 1))
@@ -147,6 +149,28 @@ def test_two_newcomers_are_polished_one_after_the_other(folder: Path) -> None:
     assert sorted(polished["position"]) == list(range(1, len(polished) + 1))
     assert len(load_tensors(second.path / "hits.safetensors")["polished-both-0/i2t"]) == len(polished)
     assert len(_kept_connectors(second)) == 6
+
+
+@pytest.mark.parametrize("polish", [0, 6])
+def test_a_newcomer_whose_pairs_are_limited_keeps_the_connectors_of_its_own_partners(folder: Path, polish: int) -> None:
+    limits = Limits(pair_params=parse_range(":3200000"))  # sharp and words have more
+
+    after = adopted(folder, searched(folder, "wide", limits=limits, polish=0), "words", limits=limits, polish=polish)
+
+    mine = of_encoder(after, "words")
+    pairs = set(zip(*of_pairs(mine), strict=True))
+    assert pairs == {("dull", "words"), ("wide", "words")}
+    notes = [note for note in read_notes(after) if note.prefix.startswith("adopted/words")]
+    assert len(notes) == (2 if polish else 1)
+    assert all(set(note.pairs) == pairs for note in notes)
+    tensors = load_tensors(after.path / "connectors.safetensors")
+    for note in notes:
+        made = unpack(note.own(tensors), note.record)
+        for (image, _), (i, _) in zip(note.pairs, made.pairs, strict=True):
+            way = made.images[i]
+            assert way is not None
+            assert way.width == {"dull": 12, "wide": 24}[image]
+    assert set(_kept_connectors(after)) >= {"dull+words", "wide+words"}
 
 
 @pytest.mark.parametrize(
@@ -293,8 +317,6 @@ def test_rows_that_have_changed_are_refused(folder: Path) -> None:
 
 
 def test_an_encoder_beyond_the_limits_is_refused(folder: Path) -> None:
-    from hyperalign.embed.zoo import Limits, parse_range
-
     limits = Limits(image_params=parse_range(":1500000"))
     run = searched(folder, "words", limits=limits)
 

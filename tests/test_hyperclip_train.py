@@ -253,6 +253,26 @@ def test_a_loss_that_is_not_finite_ends_the_training_before_the_step() -> None:
     assert torch.equal(state(network)["image.0.weight"], before["image.0.weight"])
 
 
+def test_a_training_that_goes_to_pieces_ends_in_the_best_state_before() -> None:
+    network = make()
+
+    def score() -> float:
+        network.eval()
+        seen.append(state(network))
+        return float(len(seen))
+
+    def spoil(stage: str, done: int, total: int) -> None:
+        if done == 3:
+            with torch.no_grad():
+                next(network.text.parameters()).fill_(float("nan"))
+
+    seen = list[dict[str, Tensor]]()
+    record = train(network, pairs(), WATCHED, validate=score, progress=spoil)
+
+    assert (record.diverged, record.kept_step, record.n_steps) == (True, 2, 3)
+    assert all(torch.equal(value, seen[1][name]) for name, value in state(network).items())
+
+
 def test_a_training_leaves_the_global_generator_alone() -> None:
     network = make()
     torch.manual_seed(3)

@@ -179,6 +179,7 @@ def adapt(
     tables = open_tables(config, cache_dir=cache_dir, progress=progress, say=say)
     folder = resume or same_everywhere(lambda: _new_folder(out, tables))
     record = read_record(folder) if resume is not None else _new_record(config, tables)
+    _hold_to_training(record, config, folder)
     _write(folder, record)
     if tables.winner is not None and "start" not in record["scores"]:
         say("the start is the winner with its connector, before any step")
@@ -244,7 +245,9 @@ def open_tables(config: AdaptConfig, *, cache_dir: Path, progress: Progress, say
     if not ok.all():
         say(f"{int((~ok).sum()):,} captions without a usable row are kept out of training")
     rows_reader = _Rows(rows, unit=winner.unit_rows)
-    watched = watch(val, _Rows(parts["val"], unit=winner.unit_rows)) if validated else None
+    watched = None
+    if validated:
+        watched = watch(val, _Rows(parts["val"], unit=winner.unit_rows), usable(parts["val"]))
     return Tables(dataset, winner, _pairs(split, winner.image, config, rows_reader, ok), watched, None, winner.image)
 
 
@@ -297,7 +300,7 @@ class _Rows:
         self.rows, self.unit = Gather(rows), unit
 
     def __call__(self, index: NDArray[np.int64]) -> torch.Tensor:
-        found = self.rows[index].nan_to_num(0.0, 0.0, 0.0)  # in training there are none; elsewhere they find nothing
+        found = self.rows[index]
         return torch.nn.functional.normalize(found, dim=1) if self.unit else found
 
 
@@ -361,7 +364,7 @@ def _train(  # noqa: PLR0913 - what is trained, where it is kept, and who is tol
         progress=progress,
         stage=f"training {method}",
     )
-    if made.diverged:
+    if made.diverged and not (made.validated and made.kept_step):
         raise ValueError(
             f"the loss of {method} was not finite at step {made.n_steps}; lower --learning-rate, or give --precision no"
         )
@@ -390,7 +393,13 @@ def _kept_in_words(method: str, made: Training) -> list[str]:
     scores = dict(made.validated)
     if not scores or made.kept_step == made.n_steps:
         return []
-    best, last = scores[made.kept_step], scores[made.n_steps]
+    best = scores[made.kept_step]
+    if made.diverged:
+        return [
+            f"{method}: the loss was not finite at step {made.n_steps:,}; step {made.kept_step:,} validates best "
+            f"({best:.1f}) and is kept; lower --learning-rate"
+        ]
+    last = scores[made.n_steps]
     if made.kept_step == 0:
         return [
             f"{method}: no step validates better than the start ({best:.1f}; {last:.1f} at the end), so it stays as it "
@@ -455,6 +464,7 @@ def _new_record(config: AdaptConfig, tables: Tables) -> dict[str, Any]:
     return {
         "status": "running",
         "configuration": asdict(config),
+        "training": json.loads(to_json(asdict(config.training()))),
         "pair": None if winner is None else winner.name,
         "image_encoder": tables.image.name,
         "data": tables.dataset.name,
@@ -466,6 +476,16 @@ def _new_record(config: AdaptConfig, tables: Tables) -> dict[str, Any]:
         "scores": {},
         "seconds": {},
     }
+
+
+def _hold_to_training(record: Mapping[str, Any], config: AdaptConfig, folder: Path) -> None:
+    """Methods are compared, so all of them are trained alike: by the defaults that the first one had, too.
+
+    Raises:
+        ValueError: If a folder was begun with others, as by another release.
+    """
+    if record.get("training") != json.loads(to_json(asdict(config.training()))) and record["scores"]:
+        raise ValueError(f"{folder} was begun with other settings of training, by another release; adapt anew")
 
 
 def _new_folder(out: Path, tables: Tables) -> Path:

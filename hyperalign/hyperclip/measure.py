@@ -135,15 +135,25 @@ def retrieve(model: Model, split: Split, *, tell: Tell = _silent) -> dict[str, A
     return {**recall(found), **_with_interval("score", parts), "hits": {way: own.tolist() for way, own in at_1.items()}}
 
 
-def watch(split: Split, read: Callable[[NDArray[np.int64]], Tensor]) -> Watched:
-    """At most `_WATCHED` pictures of a split, spread evenly, with their captions.
+def watch(
+    split: Split, read: Callable[[NDArray[np.int64]], Tensor], ok: NDArray[np.bool_] | None = None
+) -> Watched | None:
+    """At most `_WATCHED` pictures of a split that have a usable caption, spread evenly, with these captions.
 
     Args:
         split: Of validation.
         read: Indices of captions → what the text side takes.
+        ok: (n_captions,) which captions are usable; None for all.
+
+    Returns:
+        None where there are fewer than two such pictures.
     """
-    kept = np.unique(np.linspace(0, len(split.image_ids) - 1, _WATCHED).round().astype(np.int64))
-    captions = np.flatnonzero(np.isin(split.owner, kept))
+    usable = np.arange(len(split.captions)) if ok is None else np.flatnonzero(ok)
+    there = np.unique(split.owner[usable])
+    if len(there) < 2:
+        return None
+    kept = there[np.unique(np.linspace(0, len(there) - 1, _WATCHED).round().astype(np.int64))]
+    captions = usable[np.isin(split.owner[usable], kept)]
     owner = np.searchsorted(kept, split.owner[captions])
     return Watched(choose(split.pictures, kept), read(captions), owner)
 

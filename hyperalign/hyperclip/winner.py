@@ -23,7 +23,7 @@ from hyperalign.hyperclip.architectures import ImageMap, build_encoder, set_head
 from hyperalign.hyperclip.hypernetwork import HyperConfig
 from hyperalign.hyperclip.normalisation import find_adapted
 from hyperalign.hyperclip.stored import Model, ModelRecord, build_model
-from hyperalign.kept import best_row, note_of, read_notes
+from hyperalign.kept import best_row, note_of, read_notes, undamaged
 from hyperalign.packing import unpack
 from hyperalign.request import SearchConfig
 from hyperalign.run import Run, load_run, load_tensors
@@ -84,7 +84,8 @@ def find_winner(path: Path, *, pair: str | None, cache_dir: Path, say: Say) -> W
     config = build(SearchConfig, run.result["configuration"])
     more = [source for record in run.result.get("adopted", []) for source in record["zoo"]]
     zoo = load_zoos(list(dict.fromkeys([*config.zoo, *more])))
-    places = _kept_connectors(run)
+    with undamaged(path):
+        places = _kept_connectors(run)
     order = _order(run)
     if pair is not None:
         if pair not in order:

@@ -1,8 +1,7 @@
 """One pair of a finished run: its row of the table, its two encoders where they lie now, its connector."""
 
 import difflib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,8 @@ import pandas as pd
 from hyperalign.align.polish import POLISH
 from hyperalign.embed.consent import Written
 from hyperalign.embed.identity import identity, pin
-from hyperalign.embed.plain import first_line
 from hyperalign.embed.zoo import EncoderSpec, find_encoder, load_zoos
-from hyperalign.kept import Note, best_row, note_of, read_notes, whose
+from hyperalign.kept import Note, best_row, note_of, read_notes, undamaged, whose
 from hyperalign.record import CEILING
 from hyperalign.run import Run, load_run, load_tensors
 from hyperalign.use.joint import Joint, joint_of
@@ -71,7 +69,7 @@ def choose_pair(
     found = load_run(run)
     rows = _rows_of(found, method)
     row = _find_row(found, rows, pair)
-    with _undamaged(run):
+    with undamaged(run):
         notes = read_notes(found)
         row = row if method else best_row(found, row, notes)
         joint = _find_joint(found, rows, row, notes)
@@ -80,7 +78,7 @@ def choose_pair(
     image, text = (_unchanged(found, known, row[side], autocast) for side in ("image_encoder", "text_encoder"))
     scale = POLISH.logit_scale if row["method"] == "polished" else None
     if row["method"] == "hypernet" and (run / "kept.safetensors").is_file():
-        with _undamaged(run):
+        with undamaged(run):
             scale = float(load_tensors(run / "kept.safetensors")["logit_scale"][0])
     return Chosen(run=found, row=row, image=image, text=text, joint=joint, autocast=autocast, logit_scale=scale)
 
@@ -113,15 +111,6 @@ def _find_row(run: Run, rows: pd.DataFrame, pair: str | int | None) -> dict[str,
         hint = f"; did you mean {', '.join(near)}?" if near else "; a pair is IMAGE+TEXT or its position in the table"
         raise KeyError(f"{run.path} has no pair {word!r}{hint}")
     return _plain(rows, names.index(word))
-
-
-@contextmanager
-def _undamaged(run: Path) -> Iterator[None]:
-    """Say of a record that does not hold together that it is damaged."""
-    try:
-        yield
-    except (KeyError, IndexError, TypeError, RuntimeError) as error:
-        raise ValueError(f"{run} is damaged: its records do not fit together ({first_line(error)})") from None
 
 
 def _plain(rows: pd.DataFrame, number: int) -> dict[str, Any]:
@@ -160,7 +149,7 @@ def _refuse_joint(run: Run, rows: pd.DataFrame, row: dict[str, Any], kept: Seque
 
 def _own_zoos(run: Run) -> tuple[EncoderSpec, ...]:
     """The encoders of the run's zoos, those it has adopted from included."""
-    with _undamaged(run.path):
+    with undamaged(run.path):
         adopted = [source for record in run.result.get("adopted", []) for source in record["zoo"]]
         names = list(dict.fromkeys([*run.result["configuration"]["zoo"], *adopted]))
     try:
@@ -175,7 +164,7 @@ def _own_zoos(run: Run) -> tuple[EncoderSpec, ...]:
 def _unchanged(run: Run, known: Sequence[EncoderSpec], name: str, autocast: bool) -> EncoderSpec:
     """An encoder as it is declared now, which must be what the run has seen; its facts and commit are the run's."""
     spec = find_encoder(known, name)
-    with _undamaged(run.path):
+    with undamaged(run.path):
         record = {one["name"]: one for one in run.result["encoders"]}[name]
         facts = {key: record[key] for key in ("embed_dim", "n_params", "gflops", "license")}
         spec = replace(spec, **facts, revision=spec.revision or record["revision"])
