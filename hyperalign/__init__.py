@@ -99,6 +99,7 @@ The map, in the order in which data meets the modules; a line of code may import
     together   what the first of several processes asks of the others
     pipeline   the search
     assist     what the others do
+    joined     a finished run and a newcomer's pairs as one run
     adopt      one more encoder for a finished run
     glimpse    a few test captions, and the pictures that the first pairs retrieve for them
     plan       what a search would cost, before anything is computed

@@ -1,48 +1,37 @@
 """One more encoder for a finished run: its rows, its pairs, and a run that has both.
 
-The newcomer is embedded and paired with every encoder of the other side that the run's limits let it stand beside.
-The new run has the old one's rows as they are, scores and intervals to the last bit, and the newcomer's beside them;
-position, rank and the chance of being the best are found for all of them together, from the hits that the old run has
-kept. A newcomer's pair that comes among the first is polished, as a search would have done. The ledger is what the
-adoption cost.
+The newcomer is embedded and paired with every encoder of the other side that the run's limits let it stand beside. A
+pair of it that comes among the first is polished, as a search would have done. `joined` makes one run of both, whose
+ledger is what the adoption cost.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
 
-from hyperalign.account import describe_checked, describe_encoders, sum_up
+from hyperalign.account import describe_encoders
 from hyperalign.align.solution import Kept
-from hyperalign.board import Tested
 from hyperalign.candidates import Candidates, recall_latency, remember_latency
 from hyperalign.embed.identity import settle
 from hyperalign.embed.zoo import EncoderSpec, find_encoder, load_zoo, load_zoos, pairs_within, within
 from hyperalign.grids import Prepared
-from hyperalign.ledger import Line
-from hyperalign.machine import measure_matmul
-from hyperalign.packing import pack, pack_kept, unpack_kept
+from hyperalign.joined import Earlier, longer_hits, of_side, placed, table_together, told_together, write_together
+from hyperalign.packing import unpack_kept
 from hyperalign.pipeline import Asked, digest_inputs, open_asked_data, prepare_rows, score_on_test, with_latencies
 from hyperalign.prepare import embedding_jobs
-from hyperalign.rank.ranking import answer, rank_pairs, reorder
-from hyperalign.rank.resampling import Contributions, bootstrap
-from hyperalign.record import LEADERBOARD_COLUMNS, Result, embedded_whole
-from hyperalign.relimit import contributions_of
+from hyperalign.record import embedded_whole
 from hyperalign.request import SearchConfig
 from hyperalign.run import (
-    Run,
     create_run,
     finish_run,
     load_run,
     load_tensors,
     log_event,
     read_log,
-    write_tensors,
 )
 from hyperalign.solve import Solved, Workbench, pairs_in_words, polish, solve_newcomer
 
@@ -50,34 +39,8 @@ __all__ = ["adopt"]
 
 Progress = Callable[[str, int, int], None]
 Say = Callable[[str], None]
-Arrays = dict[str, NDArray[Any]]
 
 _SHIPPED = ("embedded", "hub")  # where a name is looked for that the run's own zoos do not have
-_OWN = ("rank", "position", "p_best")  # of a pair among others; all else in a row is its own
-
-
-class _Earlier(NamedTuple):
-    """A finished run and what it has kept.
-
-    Attributes:
-        run: As read back.
-        encoders: Everyone that took part, in its order.
-        images: Its image encoders that were embedded whole, in its order.
-        texts: Its text encoders that were.
-        kept: What adoption starts from.
-        pairs: (P, 2), in the order of the hits.
-        n_steps: Optimiser steps of the search.
-        hits: Arrays of `hits.safetensors`.
-    """
-
-    run: Run
-    encoders: tuple[EncoderSpec, ...]
-    images: tuple[EncoderSpec, ...]
-    texts: tuple[EncoderSpec, ...]
-    kept: Kept
-    pairs: NDArray[np.int64]
-    n_steps: int
-    hits: Arrays
 
 
 def adopt(  # noqa: PLR0913 - what is adopted into what, and where things lie
@@ -141,12 +104,12 @@ def adopt(  # noqa: PLR0913 - what is adopted into what, and where things lie
     tested, tests = score_on_test(made, prepared, beside, config, progress)
     own = [line for one in made for line in one.lines]
     lines = [*(line for line in embedding if line.flops or line.seconds), *own, *tests]
-    pairs = np.concatenate([earlier.pairs, _placed(earlier, beside, spec)])
-    hits = {**earlier.hits, **_longer(earlier.hits, tested)}
-    names = _write_tensors(folder, earlier, beside, spec, made, pairs, hits)
-    table = _together(earlier, tested, names, hits, config)
+    pairs = np.concatenate([earlier.pairs, placed(earlier, beside, spec)])
+    hits = {**earlier.hits, **longer_hits(earlier.hits, tested)}
+    names = write_together(folder, earlier, beside, spec, made, pairs, hits)
+    table = table_together(earlier, tested, names, hits, config)
     record = describe_encoders(beside, asked.jobs)[0 if spec.modality == "image" else -1]
-    result = _result(earlier, spec, tested, lines, table, record, added)
+    result = told_together(earlier, spec, tested, lines, table, record, added)
     result["notes"] += [note for note in prepared.notes if note not in result["notes"]]
     result["wall_seconds"] = round(time.perf_counter() - begin, 1)
     log_event(folder, "inputs", digest=digest)  # last: no search of the same may take an adoption for its own
@@ -155,7 +118,7 @@ def adopt(  # noqa: PLR0913 - what is adopted into what, and where things lie
 
 def _open_earlier(
     path: Path, name: str, config: SearchConfig, zoo: Sequence[str], cache_dir: Path
-) -> tuple[_Earlier, EncoderSpec, list[str]]:
+) -> tuple[Earlier, EncoderSpec, list[str]]:
     """The finished run, the newcomer, and the zoos that declare it beside the run's own."""
     run = load_run(path)
     method, encoders = run.result["method"], run.result["encoders"]
@@ -181,11 +144,11 @@ def _open_earlier(
         known = load_zoos([*own, *added])
     spec = settle(find_encoder(known, name), memory=cache_dir)
     everyone = tuple(settle(find_encoder(known, record["name"]), memory=cache_dir) for record in encoders)
-    images, texts = (_on(side, [one for one in everyone if one.name in whole]) for side in ("image", "text"))
+    images, texts = (of_side(side, [one for one in everyone if one.name in whole]) for side in ("image", "text"))
     tensors = load_tensors(path / "kept.safetensors")
     pairs, n_steps = tensors.pop("pairs"), int(tensors.pop("n_steps")[0])
     hits = load_tensors(path / "hits.safetensors")
-    earlier = _Earlier(run, everyone, images, texts, unpack_kept(tensors), pairs, n_steps, hits)
+    earlier = Earlier(run, everyone, images, texts, unpack_kept(tensors), pairs, n_steps, hits)
     return earlier, spec, added
 
 
@@ -193,7 +156,7 @@ def _declares(source: str, name: str) -> bool:
     return name in {spec.name for spec in load_zoo(source)}
 
 
-def _beside(earlier: _Earlier, spec: EncoderSpec, config: SearchConfig, cache_dir: Path) -> Candidates:
+def _beside(earlier: Earlier, spec: EncoderSpec, config: SearchConfig, cache_dir: Path) -> Candidates:
     """The newcomer with the encoders of the other side that the run's limits let it stand beside.
 
     Raises:
@@ -218,7 +181,7 @@ def _beside(earlier: _Earlier, spec: EncoderSpec, config: SearchConfig, cache_di
 
 
 def _ask(
-    earlier: _Earlier, spec: EncoderSpec, beside: Candidates, config: SearchConfig, cache_dir: Path, progress: Progress
+    earlier: Earlier, spec: EncoderSpec, beside: Candidates, config: SearchConfig, cache_dir: Path, progress: Progress
 ) -> tuple[Asked, str]:
     """What must be embedded, and the digest of all that the new run looks at.
 
@@ -228,7 +191,7 @@ def _ask(
     dataset, labels = open_asked_data(config, cache_dir, progress)
 
     def jobs(*newcomer: EncoderSpec) -> list[Any]:
-        images, texts = (_on(side, (*earlier.encoders, *newcomer)) for side in ("image", "text"))
+        images, texts = (of_side(side, (*earlier.encoders, *newcomer)) for side in ("image", "text"))
         every = replace(beside, images=images, texts=texts)
         return embedding_jobs(every, dataset, labels, cache_dir=cache_dir, autocast=config.autocast)
 
@@ -240,11 +203,7 @@ def _ask(
     return Asked(beside, dataset, labels, wanted), digest_inputs(jobs(spec))
 
 
-def _on(side: str, encoders: Sequence[EncoderSpec]) -> tuple[EncoderSpec, ...]:
-    return tuple(one for one in encoders if one.modality == side)
-
-
-def _check_items(earlier: _Earlier, prepared: Prepared) -> None:
+def _check_items(earlier: Earlier, prepared: Prepared) -> None:
     """Hold the items that the newcomer can read against those of the run.
 
     Raises:
@@ -259,7 +218,7 @@ def _check_items(earlier: _Earlier, prepared: Prepared) -> None:
             )
 
 
-def _of_partners(earlier: _Earlier, beside: Candidates, spec: EncoderSpec) -> Kept:
+def _of_partners(earlier: Earlier, beside: Candidates, spec: EncoderSpec) -> Kept:
     """What the run has kept, of the newcomer's partners alone on their side."""
     if spec.modality == "image":
         return earlier.kept._replace(texts=[earlier.kept.texts[earlier.texts.index(one)] for one in beside.texts])
@@ -267,7 +226,7 @@ def _of_partners(earlier: _Earlier, beside: Candidates, spec: EncoderSpec) -> Ke
 
 
 def _polished(
-    earlier: _Earlier, solved: Solved, partners: Kept, side: str, n_first: int, bench: Workbench
+    earlier: Earlier, solved: Solved, partners: Kept, side: str, n_first: int, bench: Workbench
 ) -> list[Solved]:
     """The newcomer's pairs that are among the first of all by validation, as good as they get; a search does the same.
 
@@ -291,154 +250,3 @@ def _polished(
     alone: dict[str, Any] = {name: getattr(solved.solution.kept, name)[-1:]}
     met = replace(solved.solution, kept=partners._replace(**alone))
     return [polish(wanted, bench, replace(solved, solution=met))]
-
-
-def _longer(before: Arrays, tested: Sequence[Tested]) -> Arrays:
-    """Hits of pairs that the run had, by whichever method, with those of the newcomer's behind them."""
-    new = {key: array for one in tested for key, array in one.hits.items()}
-    return {key: np.concatenate([before[key], array]) if key in before else array for key, array in new.items()}
-
-
-def _placed(earlier: _Earlier, beside: Candidates, spec: EncoderSpec) -> NDArray[np.int64]:
-    """The new pairs among all encoders, the newcomer behind the others of its side."""
-    if spec.modality == "image":
-        return np.array([(len(earlier.images), earlier.texts.index(one)) for one in beside.texts])
-    return np.array([(earlier.images.index(one), len(earlier.texts)) for one in beside.images])
-
-
-def _write_tensors(  # noqa: PLR0913 - what the run had, and what is new
-    folder: Path,
-    earlier: _Earlier,
-    beside: Candidates,
-    spec: EncoderSpec,
-    made: Sequence[Solved],
-    pairs: NDArray[np.int64],
-    hits: Arrays,
-) -> dict[str, list[tuple[str, str]]]:
-    """What the run had, and what the newcomer adds; its connectors have a prefix, for its pairs' ways are their own.
-
-    Returns:
-        By method the names of its pairs, in the order of its hits.
-    """
-    solved = made[0]
-    assert solved.solution.kept is not None, "a newcomer leaves its whitening"
-    side = "images" if spec.modality == "image" else "texts"
-    names = {"images": [one.name for one in earlier.images], "texts": [one.name for one in earlier.texts]}
-    longer: dict[str, Any] = {side: [*getattr(earlier.kept, side), getattr(solved.solution.kept, side)[-1]]}
-    more = {"pairs": pairs, "n_steps": np.array([earlier.n_steps])}
-    write_tensors(folder / "kept.safetensors", {**pack_kept(earlier.kept._replace(**longer)), **more})
-    every = {**names, side: [*names[side], spec.name]}
-    in_hits = {solved.method.name: [(every["images"][i], every["texts"][j]) for i, j in pairs]}
-
-    connectors, polished = load_tensors(earlier.run.path / "connectors.safetensors"), dict[str, list[tuple[str, str]]]()
-    for line in read_log(earlier.run.path):
-        if line.get("event") == "connectors":
-            log_event(folder, "connectors", **{key: line[key] for key in line if key not in ("time", "event")})
-            if line.get("method") == "polished":  # hits are in the order of the grid, connectors the best first
-                polished[line["prefix"]] = _named(line, sorted(line["solution"]["pairs"]))
-    own = {"images": [one.name for one in beside.images], "texts": [one.name for one in beside.texts]}
-    for number, one in enumerate(made):
-        tensors, record = pack(replace(one.solution, kept=None))
-        prefix = f"adopted/{spec.name}" + (f"/{one.method.stage}" if number else "")
-        connectors |= {f"{prefix}/{name}": array for name, array in tensors.items()}
-        whose = {"method": one.method.name, "seed": one.method.seed}
-        log_event(folder, "connectors", solution={**record, "fits": []}, prefix=prefix, **own, **whose)
-        if number:
-            polished[prefix] = _named(own, one.solution.pairs)
-    write_tensors(folder / "connectors.safetensors", connectors)
-    write_tensors(folder / "hits.safetensors", hits)
-    return {**in_hits, "polished": [pair for some in polished.values() for pair in some]}
-
-
-def _named(names: Mapping[str, Any], pairs: Sequence[Sequence[int]]) -> list[tuple[str, str]]:
-    return [(names["images"][i], names["texts"][j]) for i, j in pairs]
-
-
-def _together(
-    earlier: _Earlier,
-    tested: Sequence[Tested],
-    names: Mapping[str, Sequence[tuple[str, str]]],
-    hits: Arrays,
-    config: SearchConfig,
-) -> pd.DataFrame:
-    """The table of old rows and new ones: position, rank and chance found together, all else as it was.
-
-    Args:
-        earlier: The run.
-        tested: The newcomer's pairs, by one method or by two.
-        names: By method the pairs in the order of its hits.
-        hits: Of all of them.
-        config: What the run was asked for.
-    """
-    board, tables, others = earlier.run.leaderboard, list[pd.DataFrame](), earlier.run.leaderboard["score"].isna()
-    for one in tested:
-        method = one.solved.method
-        mine = (board["method"] == method.name) & (board["seed"] == method.seed)
-        rows = pd.concat([board[mine & board["score"].notna()], one.table], ignore_index=True)
-        contributions = contributions_of(hits, method.stage, task=config.task)
-        tables.append(_ranked(rows, names[method.name], contributions, seed=config.seed))
-        others |= mine
-    left, rest = board[board["score"].isna()], board[~others]
-    looked_at = pd.concat([*tables[1:], rest[rest["method"] == "polished"]])
-    tables[0] = reorder(tables[0], looked_at)[list(LEADERBOARD_COLUMNS)]
-    left = left.assign(position=left["position"] + len(tested[0].table))
-    return pd.concat([tables[0], left, rest, *tables[1:]], ignore_index=True)
-
-
-def _ranked(
-    rows: pd.DataFrame, names: Sequence[tuple[str, str]], contributions: Contributions, *, seed: int
-) -> pd.DataFrame:
-    """Rows of one method in the order of their hits, with position, rank and chance among one another."""
-    order = pd.MultiIndex.from_tuples(names)
-    rows = rows.set_index(["image_encoder", "text_encoder"], drop=False).loc[order].reset_index(drop=True)
-    ranked = rank_pairs(rows.drop(columns=list(_OWN)), bootstrap(contributions, seed=seed))
-    ranked = ranked.set_index(["image_encoder", "text_encoder"])[list(_OWN)]
-    joint = rows.drop(columns=list(_OWN)).join(ranked, on=["image_encoder", "text_encoder"])
-    return joint[list(LEADERBOARD_COLUMNS)].sort_values("position", ignore_index=True)
-
-
-def _result(  # noqa: PLR0913 - what a run says at its end
-    earlier: _Earlier,
-    spec: EncoderSpec,
-    tested: Sequence[Tested],
-    lines: Sequence[Line],
-    table: pd.DataFrame,
-    record: dict[str, Any],
-    added: Sequence[str],
-) -> Result:
-    """What the new run says: what the old one said, and what is new."""
-    solved = tested[0].solved
-    old, method = earlier.run.result, solved.method
-    at = len(_on("image", earlier.encoders)) if spec.modality == "image" else len(old["encoders"])
-    mine = table[(table["method"] == method.name) & (table["seed"] == method.seed)]
-    whole = mine[mine["score"].notna()]
-    said = old["answer"][1:]
-    if len(tested) > 1:  # polished pairs of both are held against each other
-        every = replace(tested[1], table=table[table["method"] == "polished"])
-        said = [sentence for sentence in said if not sentence.startswith("Polished")]
-        said += describe_checked(replace(tested[0], table=whole), [every])
-    n_pairs, n_steps = len(solved.solution.pairs), sum(fit.n_steps for fit in solved.solution.fits)
-    how = f"{n_steps} of the search's {earlier.n_steps:,} steps" if n_steps else "without a step"
-    name = earlier.run.path.name
-    note = f"{spec.name} was adopted into {name}: {pairs_in_words(n_pairs)}, {how}; the ledger is the adoption's alone"
-    here = {"encoder": spec.name, "run": str(earlier.run.path), "zoo": list(added), "n_steps": n_steps}
-    result: Result = {
-        "seeds": old["seeds"],
-        "data": old["data"],
-        "encoders": [*old["encoders"][:at], record, *old["encoders"][at:]],
-        "method": method.name,
-        "counts": [*old["counts"], f"adopted: {spec.name}, {pairs_in_words(n_pairs)}"],
-        "answer": [
-            answer(whole, n_left=len(mine) - len(whole)),
-            *said,
-        ],
-        "notes": [note, *old["notes"]],
-        "agreement": old["agreement"],
-        "ratios": [],
-        "totals": sum_up(solved, lines),
-        "roofline": {"flops_per_second": measure_matmul(size=1024)},
-        "adopted": [*old.get("adopted", []), here],
-    }
-    if "promotion" in old:
-        result["promotion"] = old["promotion"]
-    return result

@@ -40,7 +40,7 @@ OWNERS = {
     "faiss": ("rank.metrics", "use.index"),
     "clip_benchmark": ("use.clip_benchmark",),
     "scipy": ("rank.agreement",),
-    "pandas": ("rank", "run", "relimit", "board", "ceiling", "pipeline", "adopt", "use.chosen", "show", "notebook"),
+    "pandas": ("rank", "run", "relimit", "board", "ceiling", "pipeline", "joined", "use.chosen", "show", "notebook"),
     "optuna": ("study",),
     "py3langid": ("hyperclip.language",),
     "inflect": ("hyperclip.vocabulary",),
