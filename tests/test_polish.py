@@ -24,6 +24,7 @@ from hyperalign.packing import restrict
 from hyperalign.plan import plan
 from hyperalign.relimit import open_run
 from hyperalign.run import Run, load_run
+from hyperalign.show.page import render_page
 from hyperalign.show.view import draw_board
 from hyperalign.solve import Solved, Workbench, polish
 
@@ -197,6 +198,23 @@ def test_the_connector_that_validates_best_is_taken(polished: Run, gain: float, 
 
     assert chosen["method"] == method
     assert {fact: chosen[fact] for fact in PLACE} == {fact: asked[fact] for fact in PLACE}
+
+
+@pytest.mark.parametrize(("gain", "shown"), [(1.0, True), (-1.0, False)])
+def test_the_page_shows_the_score_of_the_connector_that_is_used(polished: Run, gain: float, shown: bool) -> None:
+    table = polished.leaderboard.copy()
+    (first,) = rows(polished, "hypernet").query("position == 1").to_dict("records")
+    pair = table["image_encoder"].eq(first["image_encoder"]) & table["text_encoder"].eq(first["text_encoder"])
+    mine = pair & table["method"].eq("polished")
+    table.loc[mine, "validation_score"] = first["validation_score"] + gain
+
+    run = replace(polished, leaderboard=table)
+
+    own = draw_board(run).polished
+    assert (own is not None) == shown
+    if own is not None:
+        assert own.score == table.loc[mine, "score"].item()
+    assert ("the one used" in render_page(run)) == shown
 
 
 def test_a_pair_that_was_not_polished_is_that_of_the_method_that_answers(polished: Run) -> None:

@@ -66,6 +66,7 @@ class Board:
         measure: What the score is.
         others: The other methods, with their sides.
         rows: By position.
+        polished: The first pair with its polished connector, where that validates better and so is used; else None.
         seed: Of the rows that are shown.
     """
 
@@ -74,6 +75,7 @@ class Board:
     measure: str
     others: tuple[str, ...]
     rows: tuple[Row, ...]
+    polished: Row | None
     seed: int
 
 
@@ -139,8 +141,19 @@ def draw_board(run: Run) -> Board:
         measure="zero-shot top-1, %" if zero_shot else "mean recall@1, %",
         others=tuple(clean(name) for name in others),
         rows=tuple(rows),
+        polished=_polished_first(own, table[table["method"] == "polished"]),
         seed=int(own["seed"].iloc[0]) if len(own) else 0,
     )
+
+
+def _polished_first(own: pd.DataFrame, polished: pd.DataFrame) -> Row | None:
+    """The first pair's polished row, where it validates better than its own."""
+    for first in own.head(1).to_dict("records"):
+        for record in polished.to_dict("records"):
+            same = all(record[side] == first[side] for side in ("image_encoder", "text_encoder"))
+            if same and record["validation_score"] > first["validation_score"]:
+                return _row(record, (), {})
+    return None
 
 
 def _among_polished(own: pd.DataFrame, polished: pd.DataFrame) -> str:
