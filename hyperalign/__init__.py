@@ -179,7 +179,7 @@ The map, in the order in which data meets the modules; a line of code may import
         model           pictures and captions embedded, adapted or not
         pairs           what a training step sees
         checkpoint      a training as it stands, in one file
-        rollback        the best state that validation has seen
+        rollback        the state that a training ends in
         train           one loop for HyperCLIP and its baseline
         calibration     the scale and bias that a trained pair begins with
         stored          models on disk

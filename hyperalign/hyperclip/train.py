@@ -228,7 +228,7 @@ def train(  # noqa: PLR0913 - what is trained, how, where it is kept, and who is
     n_steps, batch_size = steps_of(config, len(pairs.pictures))
     accelerator = _accelerator(config)
     optimiser = torch.optim.AdamW(_groups(network, config), betas=config.betas, eps=1e-6)
-    record, best, start_state = Training(), dict[str, Tensor](), copy_state(network) if config.blend < 1 else {}
+    record, best = Training(), dict[str, Tensor]()
     network.to(accelerator.device)
     with torch.no_grad():
         if config.logit_scale is not None:
@@ -236,6 +236,7 @@ def train(  # noqa: PLR0913 - what is trained, how, where it is kept, and who is
         network.logit_bias.fill_(
             -math.log(batch_size / config.n_parts) if config.logit_bias is None else config.logit_bias
         )
+    start_state = copy_state(network) if config.blend < 1 else {}
     if checkpoint is not None and checkpoint.is_file():
         was, best = restore(checkpoint, network, optimiser, config=asdict(config))
         record = _taken_up(was)
