@@ -5,7 +5,7 @@ Plain records for `result.json`; every number in them is one of the ledger or of
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, cast
 
 from hyperalign.align.grid import Grid, PairIndex
 from hyperalign.align.train import TrainConfig
@@ -70,11 +70,21 @@ def describe_checked(main: Tested, checked: Sequence[Tested]) -> list[str]:
                 f"{main.solved.method.name} gave {of_main.score:.1f}."
             )
             if one.solved.method.name == "polished":
-                better = row.validation_score > of_main.validation_score
-                whose = "polished connector" if better else f"connector of {main.solved.method.name}"
-                sentence += f" The {whose} validates better: it is the one that is used."
+                sentence += f" The {_taken(row, [main, *checked])} validates better: it is the one that is used."
             said.append(sentence)
     return said
+
+
+def _taken(row: Any, every: Sequence[Tested]) -> str:
+    """Whose connector of a row's pair validates best, in words; the earlier of equals."""
+    scores = {
+        one.solved.method.name: float(cast(Any, other).validation_score)
+        for one in every
+        for other in one.table.itertuples()
+        if _name(other) == _name(row)
+    }
+    best = max(scores, key=lambda name: scores[name])
+    return "polished connector" if best == "polished" else f"connector of {best}"
 
 
 def _name(row: Any) -> str:

@@ -65,6 +65,16 @@ def test_of_polished_pairs_the_one_that_validates_best_is_named(polished: list[A
     assert words.endswith(f" The {used} validates better: it is the one that is used.")
 
 
+def test_a_connector_that_verification_made_is_named_where_it_validates_best() -> None:
+    main, ape, polished = (table_of(name, [("a", "y", 20.0)]) for name in ("hypernet", "ape", "polished"))
+    for one, score in ((main, 5.0), (ape, 7.0), (polished, 6.0)):
+        one.table["validation_score"] = score
+
+    *_, words = describe_checked(main, [ape, polished])
+
+    assert words.endswith("The connector of ape validates better: it is the one that is used.")
+
+
 def test_only_what_was_cut_short_is_noted() -> None:
     bench: Any = SimpleNamespace(pairs=[(0, 0), (1, 0)])
     whole, few = solved("hypernet", n_steps=(7,)), solved("ape", n_pairs=1, n_steps=(7,), stopped=True)

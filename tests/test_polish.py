@@ -210,7 +210,7 @@ def test_the_page_shows_the_score_of_the_connector_that_is_used(polished: Run, g
 
     run = replace(polished, leaderboard=table)
 
-    own = draw_board(run).polished
+    own = draw_board(run).used
     assert (own is not None) == shown
     if own is not None:
         assert own.score == table.loc[mine, "score"].item()

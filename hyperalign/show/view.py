@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from hyperalign.kept import best_row, read_notes, undamaged
 from hyperalign.ledger import SEARCH_STAGES
 from hyperalign.record import CEILING, AgreementRecord
 from hyperalign.run import Run
@@ -66,7 +67,7 @@ class Board:
         measure: What the score is.
         others: The other methods, with their sides.
         rows: By position.
-        polished: The first pair with its polished connector, where that validates better and so is used; else None.
+        used: The first pair with the connector that is taken, where that is another method's; else None.
         seed: Of the rows that are shown.
     """
 
@@ -75,7 +76,7 @@ class Board:
     measure: str
     others: tuple[str, ...]
     rows: tuple[Row, ...]
-    polished: Row | None
+    used: Row | None
     seed: int
 
 
@@ -141,18 +142,18 @@ def draw_board(run: Run) -> Board:
         measure="zero-shot top-1, %" if zero_shot else "mean recall@1, %",
         others=tuple(clean(name) for name in others),
         rows=tuple(rows),
-        polished=_polished_first(own, table[table["method"] == "polished"]),
+        used=_first_as_used(run, own),
         seed=int(own["seed"].iloc[0]) if len(own) else 0,
     )
 
 
-def _polished_first(own: pd.DataFrame, polished: pd.DataFrame) -> Row | None:
-    """The first pair's polished row, where it validates better than its own."""
-    for first in own.head(1).to_dict("records"):
-        for record in polished.to_dict("records"):
-            same = all(record[side] == first[side] for side in ("image_encoder", "text_encoder"))
-            if same and record["validation_score"] > first["validation_score"]:
-                return _row(record, (), {})
+def _first_as_used(run: Run, own: pd.DataFrame) -> Row | None:
+    """The first pair as it is exported, where not by its own method."""
+    for record in own.head(1).to_dict("records"):
+        first = {str(name): value for name, value in record.items()}
+        with undamaged(run.path):
+            used = best_row(run, first, read_notes(run))
+        return None if used is first else _row(used, (), {})
     return None
 
 

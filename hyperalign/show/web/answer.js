@@ -33,7 +33,7 @@ const asWritten = ["winner-image", "winner-text", "sentence", "tile-score", "til
 function showAnswer(state, order) {
   const free = isFree(state), [best] = order.scored;
   byId("eyebrow").textContent = free ? "Best pair" : "Best pair within your limits";
-  ["verified", "tile-polished"].forEach((id) => { if (byId(id)) byId(id).hidden = !free; });
+  ["verified", "tile-used"].forEach((id) => { if (byId(id)) byId(id).hidden = !free; });
   if (free) {
     asWritten.forEach(([id, text]) => { if (byId(id)) byId(id).textContent = text; });
     return;
