@@ -98,7 +98,7 @@ def adopt(  # noqa: PLR0913 - what is adopted into what, and where things lie
     )
     method = next(one for one in config.plan_methods() if one.name == "hypernet")
     partners = _of_partners(earlier, beside, spec)
-    solved = solve_newcomer(method, bench, spec.modality, partners, earlier.n_steps)
+    solved = solve_newcomer(method, bench, spec.modality, partners)
     made = [solved, *_polished(earlier, solved, partners, spec.modality, config.polish, bench)]
     beside = with_latencies(beside, cache_dir)
     tested, tests = score_on_test(made, prepared, beside, config, progress)
@@ -146,9 +146,9 @@ def _open_earlier(
     everyone = tuple(settle(find_encoder(known, record["name"]), memory=cache_dir) for record in encoders)
     images, texts = (of_side(side, [one for one in everyone if one.name in whole]) for side in ("image", "text"))
     tensors = load_tensors(path / "kept.safetensors")
-    pairs, n_steps = tensors.pop("pairs"), int(tensors.pop("n_steps")[0])
+    pairs = tensors.pop("pairs")
     hits = load_tensors(path / "hits.safetensors")
-    earlier = Earlier(run, everyone, images, texts, unpack_kept(tensors), pairs, n_steps, hits)
+    earlier = Earlier(run, everyone, images, texts, unpack_kept(tensors), pairs, hits)
     return earlier, spec, added
 
 

@@ -46,7 +46,6 @@ class Earlier(NamedTuple):
         texts: Its text encoders that were.
         kept: What adoption starts from.
         pairs: (P, 2), in the order of the hits.
-        n_steps: Optimiser steps of the search.
         hits: Arrays of `hits.safetensors`.
     """
 
@@ -56,7 +55,6 @@ class Earlier(NamedTuple):
     texts: tuple[EncoderSpec, ...]
     kept: Kept
     pairs: NDArray[np.int64]
-    n_steps: int
     hits: Arrays
 
 
@@ -104,8 +102,7 @@ def write_together(  # noqa: PLR0913 - what the run had, and what is new
     solved, side = made[0], "images" if spec.modality == "image" else "texts"
     assert solved.solution.kept is not None, "a newcomer leaves its whitening"
     longer: dict[str, Any] = {side: [*getattr(earlier.kept, side), getattr(solved.solution.kept, side)[-1]]}
-    more = {"pairs": pairs, "n_steps": np.array([earlier.n_steps])}
-    write_tensors(folder / "kept.safetensors", {**pack_kept(earlier.kept._replace(**longer)), **more})
+    write_tensors(folder / "kept.safetensors", {**pack_kept(earlier.kept._replace(**longer)), "pairs": pairs})
     write_tensors(folder / "hits.safetensors", hits)
     polished = [*_copy_connectors(folder, earlier), *_add_connectors(folder, earlier, beside, spec, made)]
     names = {"images": [one.name for one in earlier.images], "texts": [one.name for one in earlier.texts]}
@@ -207,11 +204,9 @@ def told_together(  # noqa: PLR0913 - what a run says at its end
         every = replace(tested[1], table=table[table["method"] == "polished"])
         said = [sentence for sentence in said if not sentence.startswith("Polished")]
         said += describe_checked(replace(tested[0], table=whole), [every])
-    n_pairs, n_steps = len(solved.solution.pairs), sum(fit.n_steps for fit in solved.solution.fits)
-    how = f"{n_steps} of the search's {earlier.n_steps:,} steps" if n_steps else "without a step"
-    name = earlier.run.path.name
-    note = f"{spec.name} was adopted into {name}: {pairs_in_words(n_pairs)}, {how}; the ledger is the adoption's alone"
-    here = {"encoder": spec.name, "run": str(earlier.run.path), "zoo": list(added), "n_steps": n_steps}
+    n_pairs, into = len(solved.solution.pairs), earlier.run.path
+    note = f"{spec.name} was adopted into {into.name}: {pairs_in_words(n_pairs)}; the ledger is the adoption's alone"
+    here = {"encoder": spec.name, "run": str(into), "zoo": list(added)}
     result: Result = {
         "seeds": old["seeds"],
         "data": old["data"],

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hyperalign.align.canonical import Canonical, Whitening
+from hyperalign.align.directions import Directions
 from hyperalign.align.grid import PairIndex
-from hyperalign.align.solution import Kept, Solution
+from hyperalign.align.solution import Kept, Learned, Solution
 from hyperalign.align.train import Fit, Look
 from hyperalign.embed.plain import first_line, misfit
 from hyperalign.record import SolutionRecord
@@ -113,34 +114,57 @@ def _tensor(array: NDArray[Any]) -> Tensor:
 
 
 def pack_kept(kept: Kept) -> dict[str, NDArray[Any]]:
-    """What adopting starts from, as tensors: a mean and a root for each encoder, at most F² numbers of 4 bytes."""
-    tensors: dict[str, NDArray[Any]] = {"logit_scale": np.array([kept.logit_scale])}
-    for side, whitenings in (("image", kept.images), ("text", kept.texts)):
-        for k, one in enumerate(whitenings):
-            for part in _TENSORS:
-                tensors[f"{side}/{k}/{part}"] = getattr(one, part).numpy()
-            tensors[f"{side}/{k}/facts"] = np.array([getattr(one, fact) for fact in _FACTS], dtype=np.int64)
+    """What adopting starts from, as tensors: for each encoder about F² + F·R + 2 R² numbers of 4 bytes."""
+    tensors: dict[str, NDArray[Any]] = {}
+    for side, every in (("image", kept.images), ("text", kept.texts)):
+        for k, one in enumerate(every):
+            found = _parts(one.whitening, _TENSORS) | _parts(one, _LEARNED)
+            if one.directions is not None:
+                found |= {f"directions/{name}": array for name, array in _parts(one.directions, _DIRECTIONS).items()}
+            found["facts"] = np.array([getattr(one.whitening, fact) for fact in _FACTS], dtype=np.int64)
+            tensors |= {f"{side}/{k}/{name}": array for name, array in found.items()}
     return tensors
 
 
+def _parts(of: Whitening | Directions | Learned, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    return {name: getattr(of, name).numpy() for name in names}
+
+
 def unpack_kept(tensors: Mapping[str, NDArray[Any]]) -> Kept:
-    """What `pack_kept` took apart."""
+    """What `pack_kept` took apart.
+
+    Raises:
+        ValueError: If a part is missing.
+    """
     sides = []
     for side in ("image", "text"):
         n_encoders = sum(name.startswith(f"{side}/") and name.endswith("/facts") for name in tensors)
-        sides.append([_known(tensors, f"{side}/{k}") for k in range(n_encoders)])
+        try:
+            sides.append([_known(tensors, f"{side}/{k}") for k in range(n_encoders)])
+        except KeyError as error:
+            raise ValueError(
+                f"what the run has kept of its encoders lacks {error}: the run is damaged or old; search anew"
+            ) from None
     images, texts = sides
-    return Kept(images, texts, logit_scale=float(tensors["logit_scale"][0]))
+    return Kept(images, texts)
 
 
 _TENSORS = ("mean", "root", "features")
 _FACTS = ("width", "normalise", "varies", "n_rows")
+_LEARNED = ("basis", "transform")
+_DIRECTIONS = ("basis", "strength")
 
 
-def _known(tensors: Mapping[str, NDArray[Any]], name: str) -> Whitening:
-    mean, root, features = (torch.from_numpy(np.array(tensors[f"{name}/{part}"])) for part in _TENSORS)
+def _known(tensors: Mapping[str, NDArray[Any]], name: str) -> Learned:
+    def read(*names: str) -> list[Tensor]:
+        return [torch.from_numpy(np.array(tensors[f"{name}/{one}"])) for one in names]
+
+    mean, root, features = read(*_TENSORS)
     width, normalise, varies, n_rows = tensors[f"{name}/facts"].tolist()
-    return Whitening(mean, root, features, width, bool(normalise), bool(varies), n_rows)
+    whitening = Whitening(mean, root, features, width, bool(normalise), bool(varies), n_rows)
+    chosen = f"{name}/directions/basis" in tensors
+    directions = Directions(*read(*(f"directions/{one}" for one in _DIRECTIONS))) if chosen else None
+    return Learned(whitening, directions, *read(*_LEARNED))
 
 
 def _whitening_record(canonical: Canonical | None) -> dict[str, Any] | None:

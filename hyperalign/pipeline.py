@@ -518,9 +518,7 @@ def _write_tensors(
     best = solved[0]
     kept = best.solution.kept
     if kept is not None:
-        n_steps = sum(fit.n_steps for fit in best.solution.fits)
-        order = {"pairs": np.array(best.solution.pairs), "n_steps": np.array([n_steps])}
-        write_tensors(run / "kept.safetensors", {**pack_kept(kept), **order})
+        write_tensors(run / "kept.safetensors", {**pack_kept(kept), "pairs": np.array(best.solution.pairs)})
     hits = {name: array for one in tested for name, array in one.hits.items()}
     write_tensors(run / "hits.safetensors", {**hits, "owner": prepared.test.owner})
 

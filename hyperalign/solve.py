@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperalign.align.adoption import adopt, meet, welcome
+from hyperalign.align.adoption import adopt, meet
 from hyperalign.align.baseline import solve_ape
 from hyperalign.align.canonical import CanonicalConfig
 from hyperalign.align.canonical_grid import CanonicalGrid, build_canonical_grid
@@ -270,7 +270,7 @@ def solve(method: Method, bench: Workbench) -> Solved:
     return _validated(method, made, bench)
 
 
-def solve_newcomer(method: Method, bench: Workbench, side: str, kept: Kept, n_steps: int) -> Solved:
+def solve_newcomer(method: Method, bench: Workbench, side: str, kept: Kept) -> Solved:
     """Connectors of an encoder that a finished search did not know.
 
     Args:
@@ -278,30 +278,15 @@ def solve_newcomer(method: Method, bench: Workbench, side: str, kept: Kept, n_st
         bench: Rows of the newcomer, alone on its side, and of its partners.
         side: The newcomer's: "image" or "text".
         kept: What the search has left, of the partners alone on their side.
-        n_steps: Optimiser steps that it took.
 
     Returns:
         Its pairs; `solution.kept` has the newcomer behind the others of its side.
     """
-    start, train = time.perf_counter(), bench.prepared.train
-    met = meet(train, side, kept, bench.recipe.canonical)
-    between, watch = time.perf_counter(), first_captions(bench.prepared.val)
-    solution = adopt(
-        train,
-        side,
-        met,
-        kept,
-        replace(bench.recipe.residual, seed=method.seed),
-        n_steps=n_steps,
-        validate=lambda found: mean_score(found, watch),
-        progress=lambda done, total: bench.progress("adoption, steps", done, total),
-        should_stop=bench.should_stop,
-    )
-    _log_training(bench.run, "adoption", solution)
-    seconds, setup_seconds = time.perf_counter() - between, between - start
-    looking = sum(fit.look_seconds for fit in solution.fits)
-    welcomed = replace(solution, kept=welcome(kept, side, met))
-    made = _Made(welcomed, seconds - looking, looking, setup_seconds, stopped=False)
+    start, config = time.perf_counter(), bench.recipe.canonical
+    met = meet(bench.prepared.train, side, kept, config)
+    between = time.perf_counter()
+    solution = adopt(side, met, kept, config)
+    made = _Made(solution, time.perf_counter() - between, 0.0, between - start, stopped=False)
     return _validated(method, made, bench)
 
 

@@ -9,24 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from planted import mean_recall, plant
 from small_zoo import read_rows, small_config, small_search, write_rows, write_world
-from torch.utils.flop_counter import FlopCounterMode
 
 from hyperalign import cli
 from hyperalign.adopt import adopt
-from hyperalign.align.adoption import STEPS_SHARE, _Learner, adoption_config, meet, welcome
-from hyperalign.align.adoption import adopt as adopt_rows
-from hyperalign.align.canonical import CanonicalConfig
-from hyperalign.align.canonical_grid import build_canonical_grid
-from hyperalign.align.grid import Grid
-from hyperalign.align.residual import RESIDUAL
-from hyperalign.align.solution import Kept
 from hyperalign.embed.zoo import Limits, parse_range
 from hyperalign.hyperclip.winner import _kept_connectors
 from hyperalign.kept import read_notes
-from hyperalign.packing import pack_kept, unpack, unpack_kept
+from hyperalign.packing import unpack
 from hyperalign.relimit import open_run
 from hyperalign.run import (
     Run,
@@ -37,11 +27,11 @@ from hyperalign.run import (
     read_log,
     read_result,
     write_result,
+    write_tensors,
 )
 from hyperalign.show.view import draw_board
 from hyperalign.use.chosen import choose_pair
 
-CONFIG = replace(RESIDUAL, n_steps=240, batch_size=16)
 OWN = ["position", "rank", "p_best"]
 PAIR = ["image_encoder", "text_encoder"]
 
@@ -206,7 +196,7 @@ def test_new_pairs_are_near_those_of_a_full_search(folder: Path, name: str, othe
     mine = of_encoder(after, name)
     assert mine["score"].mean() > 0.9 * full  # chance is 100/20
     assert full > 30
-    assert "2 steps" in after.ledger.loc[after.ledger["stage"] == "training", "what"].item()  # of 60
+    assert after.ledger.loc[after.ledger["stage"] == "training", "what"].item().endswith("emission alone")
     assert {one["name"] for one in after.result["encoders"]} == {"sharp", "dull", "wide", "words", "phrases"}
     modalities = [one["modality"] for one in after.result["encoders"]]
     assert modalities == ["image"] * 3 + ["text"] * 2
@@ -255,13 +245,13 @@ def test_every_pair_of_an_adopted_run_has_its_connector(folder: Path, pair: str)
         choose_pair(run.path, pair)
 
 
-def test_a_search_of_few_steps_gives_a_newcomer_none(folder: Path) -> None:
-    short = {"n_steps": STEPS_SHARE - 1, "batch_size": 16, "pairs_per_step": 3}
+def test_a_run_whose_kept_file_lacks_what_was_learned_is_refused(folder: Path) -> None:
+    run = searched(folder, "words")
+    path = run.path / "kept.safetensors"
+    write_tensors(path, {name: array for name, array in load_tensors(path).items() if not name.endswith("/transform")})
 
-    after = adopted(folder, searched(folder, "words", train=short), "wide")
-
-    assert "training" not in set(after.ledger["stage"])
-    assert after.result["adopted"][0]["n_steps"] == 0
+    with pytest.raises(ValueError, match=r"lacks 'image/0/transform': the run is damaged or old; search anew"):
+        adopted(folder, run, "wide")
 
 
 def test_an_adoption_that_is_cut_short_is_gone_on_with_by_no_search(
@@ -390,89 +380,3 @@ def test_an_adoption_cut_short_is_not_gone_on_with_as_a_search(
 
 def _stop(*_: Any) -> None:
     raise KeyboardInterrupt
-
-
-@pytest.mark.parametrize("side", ["image", "text"])
-def test_a_planted_newcomer_is_found_and_no_step_takes_it_below_the_closed_form(side: str) -> None:
-    image = side == "image"
-    shapes: dict[str, Any] = {"image_dims": (12,)} if image else {"text_dims": (10,)}
-    grid, val, test = (plant(n, items=k, n_captions=2, **shapes) for k, n in enumerate((120, 40, 40)))
-    kept = known(grid, side)
-    met = meet(grid, side, kept, CanonicalConfig())
-
-    plain = adopt_rows(grid, side, met, kept, CONFIG, n_steps=1, validate=lambda found: mean_recall(found, val))
-    found = adopt_rows(grid, side, met, kept, CONFIG, n_steps=240, validate=lambda found: mean_recall(found, val))
-
-    assert found.fits[0].n_steps == 8
-    assert mean_recall(found, val) >= mean_recall(plain, val)
-    assert mean_recall(found, test) > 50  # chance is 100/40
-
-
-def test_training_alone_makes_the_loss_smaller() -> None:
-    grid = plant(120, n_captions=2, image_dims=(12,), noise=1.0)
-    kept = known(grid, "image")
-    met = meet(grid, "image", kept, CanonicalConfig())
-    count = iter(range(100))
-    config = replace(CONFIG, batch_size=64)
-
-    found = adopt_rows(grid, "image", met, kept, config, n_steps=1200, validate=lambda _: float(next(count)))
-
-    losses = [look.loss for look in found.fits[0].looks]
-    assert found.fits[0].best_step == 40
-    start = _Learner(grid, met, "image", adoption_config(config, 1200), kept.logit_scale).draw().loss
-    assert losses[-1] < 0.9 * float(start.detach())
-
-
-def known(grid: Any, side: str) -> Kept:
-    """What a search of the same partners has left."""
-    whitenings = build_canonical_grid(grid, CanonicalConfig()).whitenings
-    n_images = len(grid.images)
-    images, texts = whitenings[:n_images], whitenings[n_images:]
-    return Kept([] if side == "image" else images, texts if side == "image" else [], 10.0)
-
-
-def planted(side: str, *, n_captions: int = 1) -> Grid:
-    """A grid with one encoder on a side."""
-    if side == "image":
-        return plant(60, n_captions=n_captions, image_dims=(12,))
-    return plant(60, n_captions=n_captions, text_dims=(10,))
-
-
-@pytest.mark.parametrize("side", ["image", "text"])
-def test_known_whitenings_change_nothing_but_the_cost(side: str) -> None:
-    grid = planted(side)
-
-    met, fresh = meet(grid, side, known(grid, side), CanonicalConfig()), build_canonical_grid(grid, CanonicalConfig())
-
-    torch.testing.assert_close(met.cross, fresh.cross, atol=0, rtol=0)
-    assert met.flops < fresh.flops
-    both = welcome(known(grid, side), side, met)
-    assert len(both.images) + len(both.texts) == sum(grid.shape)
-
-
-@pytest.mark.parametrize("side", ["image", "text"])
-def test_flops_of_a_step_are_those_that_run(side: str) -> None:
-    grid = planted(side, n_captions=2)
-    kept = known(grid, side)
-    met = meet(grid, side, kept, CanonicalConfig())
-    learner = _Learner(grid, met, side, adoption_config(CONFIG, 240), kept.logit_scale)
-
-    with FlopCounterMode(display=False) as counter:
-        batch = learner.draw()
-        batch.objective.backward()
-
-    assert batch.flops == counter.get_total_flops()
-
-
-def test_what_is_kept_survives_the_disk() -> None:
-    grid = plant(60)
-    kept = Kept(build_canonical_grid(grid, CanonicalConfig()).whitenings, [], 12.5)
-
-    back = unpack_kept(pack_kept(kept))
-
-    assert back.logit_scale == 12.5
-    assert back.texts == []
-    for one, other in zip(kept.images, back.images, strict=True):
-        assert one._replace(mean=0, root=0, features=0) == other._replace(mean=0, root=0, features=0)  # type: ignore[arg-type]
-        for part in ("mean", "root", "features"):
-            assert torch.equal(getattr(one, part), getattr(other, part))

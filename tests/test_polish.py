@@ -85,7 +85,10 @@ def test_whitenings_of_all_features_are_not_found_again(max_features: int) -> No
     grid, pairs = plant(80), [(2, 1), (0, 1)]
     kept = solve_residual(grid, build_canonical_grid(grid, config), replace(RESIDUAL, batch_size=32)).kept
     assert kept is not None
-    whole = [one.width <= (max_features or one.width) for one in (kept.images[0], kept.images[2], kept.texts[1])]
+    whole = [
+        one.whitening.width <= (max_features or one.whitening.width)
+        for one in (kept.images[0], kept.images[2], kept.texts[1])
+    ]
 
     anew = solve_polished(grid, pairs, config, BRIEF)
     found = solve_polished(grid, pairs, config, BRIEF, kept=kept)

@@ -1,96 +1,29 @@
-"""One more encoder beside those that were trained together: a set-up of its own pairs, and a few steps.
+"""One more encoder beside those that were trained together: a set-up of its own, and what the others have learned.
 
 A newcomer is paired with every encoder of the other side, its partners. Their whitenings are known; its own moments
-are taken, and the directions of both sides are found for these pairs alone, since those that the partners kept for
-each other leave out much of what a newcomer could tell (measured in reports/LOG.md). On top of the closed form one
-transform of the newcomer's coordinates is trained, with all partners in every step. Validation watches, and where no
-step helps, the closed form stands. Nothing that belongs to a pair of other encoders is touched.
+are taken, and the directions of its pairs are found from what it tells of its partners, beside what others have told of
+them before. Nothing is trained. The network emits in coordinates that all encoders share, so that what it has learned
+there fits a newcomer too, once the connectors in closed form say how it is turned: it takes the mean of its side's
+transforms, and its partners keep theirs (steps on top gain nothing; measured in reports/LOG.md). Nothing that belongs
+to a pair of other encoders is touched.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from hyperalign.align.batches import Sampler, valid_items
 from hyperalign.align.canonical import Canonical, CanonicalConfig, Whitening
 from hyperalign.align.canonical_grid import CanonicalGrid, build_canonical_grid
 from hyperalign.align.closed_form import canonical_solution
-from hyperalign.align.connectors import contrastive, is_tiled
+from hyperalign.align.consensus import find_basis
+from hyperalign.align.directions import Directions
 from hyperalign.align.grid import Grid
-from hyperalign.align.hypernetwork import fold_into, transform, transform_step_flops
-from hyperalign.align.solution import Kept, Progress, Solution, Stop, Validate
-from hyperalign.align.train import Drawn, TrainConfig, fit
-from hyperalign.ledger import infonce_flops, matmul_flops
-
-STEPS_SHARE = 30  # an adoption takes at most this part of the search's steps
-_RATE = 2.0  # of the mean loss of its pairs
-
-
-def adoption_config(config: TrainConfig, n_steps: int) -> TrainConfig:
-    """How a newcomer is trained beside a search of `n_steps` steps: few steps, on larger batches and undamped.
-
-    Of one step or two none can be told from noise by what they have in common, but each is of all partners.
-    """
-    return replace(
-        config,
-        n_steps=max(1, n_steps // STEPS_SHARE),
-        n_epochs=None,
-        batch_size=2 * config.batch_size,
-        optimizer="sgd",
-        learning_rate=_RATE,
-        n_validations=1,
-    )
-
-
-class _Learner:
-    """One transform of a newcomer's coordinates, all its pairs in every step."""
-
-    def __init__(self, grid: Grid, canonical: CanonicalGrid, side: str, config: TrainConfig, logit_scale: float):
-        self.grid, self.canonical, self.side = grid, canonical, side
-        self.rank, self.scale = canonical.cross.shape[-1], torch.tensor(logit_scale)
-        self.sampler = Sampler(grid.owner, config.batch_size, config.seed)
-        self.connectors = canonical.cross.flatten(0, 1)  # one of the two sides is the newcomer alone
-        self.change = torch.zeros(1, self.rank, self.rank, requires_grad=True)
-        self.alive = self.own.projection.ne(0).any(0)[None, :, None]
-
-    @property
-    def own(self) -> Canonical:
-        """The newcomer's way to coordinates, before its transform."""
-        return (self.canonical.images if self.side == "image" else self.canonical.texts)[0].canonical
-
-    @property
-    def parameters(self) -> list[Tensor]:
-        return [self.change]
-
-    def transform(self) -> Tensor:
-        """(1, R, R), the newcomer's transform as it stands; coordinates that are always zero stay so."""
-        return self.change * self.alive
-
-    def draw(self) -> Drawn:
-        captions = self.sampler.draw()
-        pictures = self.grid.owner[captions]
-        image = torch.stack([side[pictures] for side in self.canonical.images])
-        text = torch.stack([side[captions] for side in self.canonical.texts])
-        if self.side == "image":
-            image = transform(image, self.transform()).expand(len(text), -1, -1)
-        else:
-            text = transform(text, self.transform())
-        sides = F.normalize(image, dim=2), F.normalize(text @ self.connectors.mT, dim=2)
-        valid = valid_items(self.grid.image_ok[:, pictures], self.grid.text_ok[:, captions])
-        loss = contrastive(*sides, self.scale, valid).mean()
-        return Drawn(loss, loss, self.step_flops(len(captions)))
-
-    def step_flops(self, batch: int) -> int:
-        """FLOPs of one step of all pairs, projections to canonical coordinates not in it.
-
-        Captions are mapped by connectors that are data: of a new text encoder they have a gradient, of partners none.
-        """
-        n_pairs = len(self.connectors)
-        maps = (1 if self.side == "image" else 2) * matmul_flops(batch, self.rank, self.rank)
-        logits = infonce_flops(batch, self.rank, tiled=is_tiled(n_pairs, batch))
-        return n_pairs * (maps + logits) + transform_step_flops(batch, self.rank)
+from hyperalign.align.hypernetwork import fold_into, in_own
+from hyperalign.align.solution import Kept, Learned, Solution
+from hyperalign.ledger import matmul_flops, svd_flops
 
 
 def meet(grid: Grid, side: str, kept: Kept, config: CanonicalConfig) -> CanonicalGrid:
@@ -102,70 +35,119 @@ def meet(grid: Grid, side: str, kept: Kept, config: CanonicalConfig) -> Canonica
         kept: What the search has left, of the partners alone on their side.
         config: How the search made coordinates.
     """
-    known: list[Whitening | None] = [None, *kept.texts] if side == "image" else [*kept.images, None]
-    return build_canonical_grid(grid, config, known=known)
+    known: list[Whitening | None] = [one.whitening for one in _partners(side, kept)]
+    told = [one.directions for one in _partners(side, kept)]
+    if side == "image":
+        return build_canonical_grid(grid, config, known=[None, *known], told=[None, *told])
+    return build_canonical_grid(grid, config, known=[*known, None], told=[*told, None])
 
 
-def adopt(  # noqa: PLR0913 - who is adopted by whom, how, and who watches
-    grid: Grid,
-    side: str,
-    met: CanonicalGrid,
-    kept: Kept,
-    config: TrainConfig,
-    *,
-    n_steps: int,
-    validate: Validate,
-    progress: Progress | None = None,
-    should_stop: Stop | None = None,
-) -> Solution:
-    """Connectors of a newcomer with its partners.
+def adopt(side: str, met: CanonicalGrid, kept: Kept, config: CanonicalConfig) -> Solution:
+    """Connectors of a newcomer with its partners, with what the search has learned of all others.
 
     Args:
-        grid: As `meet` has it.
         side: The newcomer's: "image" or "text".
-        met: The same grid in canonical coordinates.
-        kept: What the search has left.
-        config: How the search was trained.
-        n_steps: Optimiser steps that it took; the newcomer has a thirtieth of them, the closed form alone where that
-            is less than one.
-        validate: Score of a solution on validation in per cent; the better of closed form and training wins.
-        progress: Called with steps done and steps in all.
-        should_stop: True ends the training.
+        met: The newcomer and its partners in canonical coordinates, as `meet` has it.
+        kept: What the search has left, of all encoders of the newcomer's side and of its partners on the other.
+        config: How the search made coordinates.
+
+    Returns:
+        Its pairs; `kept` has the newcomer behind the others of its side.
     """
-    images, texts = [c.canonical for c in met.images], [c.canonical for c in met.texts]
-    if n_steps < STEPS_SHARE:
-        return canonical_solution("hypernet", met, images, texts)
-    few = adoption_config(config, n_steps)
-    learner, emissions, before = _Learner(grid, met, side, few, kept.logit_scale), 0, _projected(met)
-
-    def emit() -> Solution:
-        nonlocal emissions
-        emissions += 1
-        own = learner.own
-        with torch.no_grad():
-            moved = [own._replace(projection=fold_into(own.projection, learner.transform()[0]))]
-        sides = (moved, texts) if side == "image" else (images, moved)
-        flops = emissions * matmul_flops(len(own.mean), learner.rank, learner.rank)
-        return replace(canonical_solution("hypernet", met, *sides), emit_flops=flops)
-
-    record = fit(
-        learner,
-        few,
-        few.steps(1),
-        validate=lambda: validate(emit()),
-        progress=progress,
-        should_stop=should_stop,
-    )
-    record.flops += _projected(met) - before  # of batches, where coordinates are not kept
-    return replace(emit(), fits=[record])
+    image = side == "image"
+    own, other = (met.images, met.texts) if image else (met.texts, met.images)
+    powers = (config.image_power, 0.0) if image else (0.0, config.image_power)
+    n_img, rank = len(met.images), met.cross.shape[-1]
+    directions = met.directions[n_img:] if image else met.directions[:n_img]
+    carried = [_carry(one, now, rank, powers[1]) for one, now in zip(_partners(side, kept), directions, strict=True)]
+    connectors = met.cross[0] if image else met.cross[:, 0].mT  # from a partner's coordinates to the newcomer's
+    learned = _learn(met, side, connectors, [one.basis for one in carried], _peers(side, kept))
+    changes = [in_own(learned.transform, learned.basis), *(one.transform for one in carried)]
+    canonical = [side.canonical for side in (*own, *other)]
+    moved = [c._replace(projection=fold_into(c.projection, by)) for c, by in zip(canonical, changes, strict=True)]
+    solution = canonical_solution("hypernet", met, *((moved[:1], moved[1:]) if image else (moved[1:], moved[:1])))
+    welcomed = kept._replace(images=[*kept.images, learned]) if image else kept._replace(texts=[*kept.texts, learned])
+    shared = learned.transform.shape[0]
+    return replace(solution, emit_flops=_adopt_flops(canonical, rank, shared), kept=welcomed)
 
 
-def welcome(kept: Kept, side: str, met: CanonicalGrid) -> Kept:
-    """What the search has left, with the newcomer behind the others of its side."""
-    if side == "image":
-        return kept._replace(images=[*kept.images, met.whitenings[0]])
-    return kept._replace(texts=[*kept.texts, met.whitenings[-1]])
+class _Carried(NamedTuple):
+    """What a partner has learned, in coordinates that were found for a newcomer.
+
+    Attributes:
+        transform: (R, R)
+        basis: (R, S), the S shared coordinates as the partner sees them now.
+    """
+
+    transform: Tensor
+    basis: Tensor
 
 
-def _projected(canonical: CanonicalGrid) -> int:
-    return sum(side.flops for side in (*canonical.images, *canonical.texts))
+def _carry(learned: Learned, now: Directions | None, rank: int, power: float) -> _Carried:
+    """A partner's transform and basis, from the directions it was trained with to those it has now.
+
+    Coordinates are c = Gᵀz of white rows z with weighted orthogonal directions G; what T changes in Gᵀz changes
+    Hᵀz by HᵀG g⁻² T GᵀH h⁻² of it, with g and h the lengths of the columns. With G = H that is T.
+
+    Args:
+        learned: Of the search.
+        now: Its directions now.
+        rank: Coordinates now, R.
+        power: p of its side: directions are weighted by σ^p.
+    """
+    width, before = len(learned.whitening.mean), learned.basis.shape[0]
+    then, there = _axes(learned.directions, width, before, power), _axes(now, width, rank, power)
+    turned = there.mT @ then
+    lengths, lengths_now = then.square().sum(0).clamp_min(1e-12), there.square().sum(0).clamp_min(1e-12)
+    own = in_own(learned.transform, learned.basis)
+    transform = turned / lengths @ own @ (turned.mT / lengths_now)
+    plain = turned / lengths.sqrt() / lengths_now.sqrt()[:, None]
+    return _Carried(transform, find_basis(plain @ learned.basis, int(there.ne(0).any(0).sum())))
+
+
+def _axes(directions: Directions | None, width: int, rank: int, power: float) -> Tensor:
+    """(F, R) weighted directions, zero columns past its own rank; all of white space where none was chosen."""
+    weighted = torch.eye(width) if directions is None else directions.basis * directions.weights(power)
+    axes = torch.zeros(width, rank)
+    axes[:, : weighted.shape[1]] = weighted
+    return axes
+
+
+def _learn(
+    met: CanonicalGrid, side: str, connectors: Tensor, bases: Sequence[Tensor], peers: Sequence[Learned]
+) -> Learned:
+    """What a newcomer is given: how it is turned, from its connectors (as in `consensus`), and its side's mean change.
+
+    Args:
+        met: The newcomer and its partners.
+        side: The newcomer's.
+        connectors: (M, R, R), from each partner's coordinates to the newcomer's.
+        bases: (R, S) of each partner.
+        peers: The other encoders of its side.
+    """
+    at = 0 if side == "image" else -1
+    basis = find_basis((connectors @ torch.stack(list(bases))).sum(0), met.widths[at])
+    change = torch.stack([one.transform for one in peers]).mean(0)
+    return Learned(met.whitenings[at], met.directions[at], basis, change)
+
+
+def _adopt_flops(canonical: Sequence[Canonical], rank: int, shared: int) -> int:
+    """FLOPs of `adopt`: the newcomer's coordinates come first, R of them; S are shared."""
+    widths = [one.own_rank for one in canonical]
+    bases = sum(svd_flops(*sorted((r, shared))) + matmul_flops(r, min(r, shared), shared) for r in widths)
+    own = matmul_flops(rank, shared, shared) + matmul_flops(rank, shared, rank)  # a transform by its basis
+    folds = sum(matmul_flops(len(one.mean), rank, rank) for one in canonical)
+    carried = 0
+    for one in canonical[1:]:
+        carried += matmul_flops(rank, len(one.mean), shared) + 2 * matmul_flops(shared, shared, shared)
+        carried += matmul_flops(rank, shared, shared) + matmul_flops(rank, shared, rank)  # of the transform
+        carried += matmul_flops(rank, shared, shared) + matmul_flops(rank, rank, shared)  # of the basis, and the mean
+    return bases + own + folds + carried
+
+
+def _partners(side: str, kept: Kept) -> list[Learned]:
+    return kept.texts if side == "image" else kept.images
+
+
+def _peers(side: str, kept: Kept) -> list[Learned]:
+    return kept.images if side == "image" else kept.texts

@@ -26,7 +26,7 @@ from hyperalign.align.canonical import (
     Whitening,
     find_whitening,
 )
-from hyperalign.align.directions import directions_flops, find_directions
+from hyperalign.align.directions import Directions, directions_flops, find_directions
 from hyperalign.align.grid import CaptionMeans, Grid, check_pictures
 from hyperalign.align.moments import Moments, find_caption_moments, find_moments, moment_rows
 from hyperalign.align.sides import Captions, KeptRows, Pictures, Side, picture_blocks
@@ -41,6 +41,7 @@ from hyperalign.align.targets import (
 from hyperalign.ledger import cholesky_flops, gram_flops, matmul_flops, triangular_flops
 
 Known = Sequence[Whitening | None] | None  # of each encoder, image encoders first; None where there is none yet
+Told = Sequence[Directions | None] | None  # the same of directions that others have told before
 
 
 class CanonicalGrid(NamedTuple):
@@ -54,6 +55,7 @@ class CanonicalGrid(NamedTuple):
         keeps: Whether coordinates of the whole grid fit the memory that was allowed.
         stacked: (N, n_images, R), what `images` keep, as one; None where they keep nothing.
         whitenings: How the rows of each encoder become white, image encoders first.
+        directions: Which directions of white space each keeps; None of a narrow text encoder, which keeps all.
     """
 
     images: list[Coordinates]
@@ -63,6 +65,7 @@ class CanonicalGrid(NamedTuple):
     keeps: bool
     stacked: Tensor | None
     whitenings: list[Whitening]
+    directions: list[Directions | None]
 
     @property
     def widths(self) -> list[int]:
@@ -90,6 +93,7 @@ class SetupShapes(NamedTuple):
         most_targets: Coordinates of the other side from which directions are found, where it is a choice of them.
         sketch: Random combinations from which that choice is made.
         keeps: Whether rows and coordinates stay in memory.
+        told: Directions of each encoder that others have told before, image encoders first.
     """
 
     image_features: list[int]
@@ -102,21 +106,26 @@ class SetupShapes(NamedTuple):
     most_targets: int
     sketch: int
     keeps: bool
+    told: list[int]
 
     @property
     def image_ranks(self) -> list[int]:
         """Coordinates of each image encoder; texts predict no more directions than they have."""
-        return [min(self._most(self.text_features), width) for width in self.image_features]
+        told = self.told[: len(self.image_features)]
+        return [
+            min(self._most(self.text_features, n), width) for width, n in zip(self.image_features, told, strict=True)
+        ]
 
     @property
     def text_ranks(self) -> list[int]:
         """Coordinates of each text encoder; of a wide one as many as images predict."""
-        most = self._most(self.image_ranks)
-        return [most if width > self.rank else width for width in self.text_features]
+        told, others = self.told[len(self.image_features) :], self.image_ranks
+        widths = zip(self.text_features, told, strict=True)
+        return [self._most(others, n) if width > self.rank else width for width, n in widths]
 
-    def _most(self, others: list[int]) -> int:
-        """Directions that the other side's coordinates can predict."""
-        return min(self.rank, sum(others), max(self.n_images - 1, 1))
+    def _most(self, others: list[int], told: int) -> int:
+        """Directions that the other side's coordinates can predict, beside those that were told before."""
+        return min(self.rank, sum(others) + told, max(self.n_images - 1, 1))
 
     @property
     def targets(self) -> TargetShapes:
@@ -133,7 +142,7 @@ class SetupShapes(NamedTuple):
         )
 
 
-def setup_shapes(grid: Grid, config: CanonicalConfig) -> SetupShapes:
+def setup_shapes(grid: Grid, config: CanonicalConfig, told: Told = None) -> SetupShapes:
     """The shapes of a grid's set-up; of a grid without numbers too."""
     used = [min(rows.shape[1], config.max_features or rows.shape[1]) for rows in (*grid.images, *grid.texts)]
     n_img, rank = len(grid.images), min(config.rank, max(used))
@@ -149,6 +158,7 @@ def setup_shapes(grid: Grid, config: CanonicalConfig) -> SetupShapes:
         most_targets=math.ceil(config.targets_per_rank * rank),
         sketch=math.ceil(config.sketch_per_rank * rank),
         keeps=4 * n_values <= config.store_bytes,
+        told=[0 if one is None else len(one.strength) for one in told or [None] * len(used)],
     )
 
 
@@ -161,20 +171,23 @@ def setup_flops(shapes: SetupShapes, known: Sequence[object | None] | None = Non
     targets = s.targets
     passes = 2 if targets.wide and not s.keeps else 1  # over image coordinates: wide texts' directions, then products
     flops += text_targets_flops(targets) + image_targets_flops(targets)
-    for width, rank in zip(s.image_features, s.image_ranks, strict=True):
+    told = iter(s.told)
+    for width, rank, known_before in zip(s.image_features, s.image_ranks, told, strict=False):
         flops += matmul_flops(width, n, targets.n_text_targets) + triangular_flops(width, targets.n_text_targets)
-        flops += directions_flops(width, targets.n_text_targets, rank) + triangular_flops(width, rank)
+        flops += directions_flops(width, targets.n_text_targets + known_before, rank) + triangular_flops(width, rank)
         flops += passes * matmul_flops(n, width, rank)
-    for width, rank in zip(s.text_features, s.text_ranks, strict=True):
+    for width, rank, known_before in zip(s.text_features, s.text_ranks, told, strict=True):
         if width > s.rank:
             flops += matmul_flops(width, n, targets.n_image_targets) + triangular_flops(width, targets.n_image_targets)
-            flops += directions_flops(width, targets.n_image_targets, rank)
+            flops += directions_flops(width, targets.n_image_targets + known_before, rank)
         flops += triangular_flops(width, rank)
         flops += matmul_flops(s.n_captions, width, s.rank) if s.keeps else matmul_flops(n, width, rank)
     return flops + matmul_flops(sum(s.image_ranks), n, sum(s.text_ranks))
 
 
-def build_canonical_grid(grid: Grid, config: CanonicalConfig, *, known: Known = None) -> CanonicalGrid:
+def build_canonical_grid(
+    grid: Grid, config: CanonicalConfig, *, known: Known = None, told: Told = None
+) -> CanonicalGrid:
     """Everything the closed form and the residual hypernetwork start from, without a gradient step.
 
     Image moments are taken over pictures, text moments over captions, and cross-products over pictures with the mean
@@ -185,21 +198,28 @@ def build_canonical_grid(grid: Grid, config: CanonicalConfig, *, known: Known = 
         config: How coordinates are made.
         known: Whitenings of encoders that have one, None for others, image encoders first; their moments are not
             taken again.
+        told: Directions that encoders of other searches have told these, None for others: what is kept is found from
+            both together, each as strong as it was.
 
     Raises:
         ValueError: If there are fewer than two pictures, or an encoder has no usable row.
     """
     check_pictures(grid)
-    shapes = setup_shapes(grid, config)
+    shapes, told = setup_shapes(grid, config, told), told or [None] * sum(grid.shape)
     images, texts = _sides(grid, config, known or [None] * sum(grid.shape), keep=shapes.keeps)
-    projections, weights, image_targets = _image_directions(images, texts, shapes, config)
+    found, sums = _image_directions(images, texts, shapes, told)
+    projections = [image.whitening.project(one.basis) for image, one in zip(images, found, strict=True)]
+    crosses = (projection.mT @ total for projection, total in zip(projections, sums, strict=True))
+    image_targets = find_image_targets(crosses, shapes.targets)
     stacked = torch.zeros(len(images), grid.n_images, shapes.rank) if shapes.keeps else None
     seen = _Seen(images, projections, stacked)
-    text_projections = _text_projections(seen, texts, image_targets, shapes)
+    on_side = _text_directions(seen, texts, image_targets, shapes, told)
+    text_projections = [_project(text, one) for text, one in zip(texts, on_side, strict=True)]
     on_text = _text_coordinates(grid, texts, text_projections, shapes)
     cross = _cross(seen, on_text, shapes)
     coordinates = []
-    for i, (image, projection, weight) in enumerate(zip(images, projections, weights, strict=True)):
+    for i, (image, projection, one) in enumerate(zip(images, projections, found, strict=True)):
+        weight = one.weights(config.image_power)
         canonical = image.whitening.canonical(projection * weight, shapes.rank)
         if stacked is not None:
             stacked[i, :, : len(weight)] *= weight
@@ -212,6 +232,7 @@ def build_canonical_grid(grid: Grid, config: CanonicalConfig, *, known: Known = 
         keeps=shapes.keeps,
         stacked=stacked,
         whitenings=[side.whitening for side in (*images, *texts)],
+        directions=[*found, *on_side],
     )
 
 
@@ -244,24 +265,10 @@ def _ridge(kappa: float, moments: Moments, n_pictures: int) -> float:
     return kappa * len(moments.mean) / max(1, n_pictures)
 
 
-class _Found(NamedTuple):
-    """Directions of image encoders.
-
-    Attributes:
-        projections: (F, r) of each, from centred rows to what texts predict.
-        weights: σ^p of each, (r,).
-        image_targets: What texts' directions are found from, (Σr, k); None for all coordinates.
-    """
-
-    projections: list[Tensor]
-    weights: list[Tensor]
-    image_targets: Tensor | None
-
-
 def _image_directions(
-    images: Sequence[Side], texts: Sequence[Side], shapes: SetupShapes, config: CanonicalConfig
-) -> _Found:
-    """What texts predict of each image encoder."""
+    images: Sequence[Side], texts: Sequence[Side], shapes: SetupShapes, told: Sequence[Directions | None]
+) -> tuple[list[Directions], list[Tensor]]:
+    """What texts predict of each image encoder, and its products with their targets, (F, m), that this comes from."""
     targets = shapes.targets
     maps = find_text_targets(images, texts, targets)
     sums = [torch.zeros(width, targets.n_text_targets) for width in shapes.image_features]
@@ -269,13 +276,11 @@ def _image_directions(
         aims = text_targets_at(texts, maps, first, last)
         for total, image in zip(sums, images, strict=True):
             total += image.block(first, last).mT @ aims
-    projections, weights = [], []
-    for image, total, rank in zip(images, sums, shapes.image_ranks, strict=True):
-        basis, strength = find_directions(_white(total, image.whitening), rank)
-        projections.append(image.whitening.project(basis))
-        weights.append((strength / strength[0].clamp_min(1e-12)) ** config.image_power)
-    crosses = [p.mT @ total for p, total in zip(projections, sums, strict=True)] if targets.mixes_images else []
-    return _Found(projections, weights, find_image_targets(crosses, targets))
+    found = []
+    for image, total, rank, before in zip(images, sums, shapes.image_ranks, told, strict=False):
+        white = _white(total, image.whitening)
+        found.append(find_directions(white if before is None else before.beside(white), rank))
+    return found, sums
 
 
 def _white(cross: Tensor, whitening: Whitening) -> Tensor:
@@ -302,10 +307,14 @@ class _Seen:
         return torch.cat(parts, 1)
 
 
-def _text_projections(
-    seen: _Seen, texts: Sequence[Side], image_targets: Tensor | None, shapes: SetupShapes
-) -> list[Tensor]:
-    """For each text encoder the projection (F, r) of centred rows; of a wide one to what images predict."""
+def _text_directions(
+    seen: _Seen,
+    texts: Sequence[Side],
+    image_targets: Tensor | None,
+    shapes: SetupShapes,
+    told: Sequence[Directions | None],
+) -> list[Directions | None]:
+    """What images predict of each wide text encoder; None of a narrow one, which keeps all of its white space."""
     wide = [text for text, width in zip(texts, shapes.text_features, strict=True) if width > shapes.rank]
     sums = [torch.zeros(len(text.whitening.mean), shapes.targets.n_image_targets) for text in wide]
     for first, last in picture_blocks(shapes.n_images) if wide else ():
@@ -314,14 +323,22 @@ def _text_projections(
             aims = aims @ image_targets
         for total, text in zip(sums, wide, strict=True):
             total += text.block(first, last).mT @ aims
-    found = iter(sums)
-    projections = []
-    for text, width, rank in zip(texts, shapes.text_features, shapes.text_ranks, strict=True):
-        basis = torch.eye(width)
-        if width > shapes.rank:
-            basis = find_directions(_white(next(found), text.whitening), rank).basis
-        projections.append(text.whitening.project(basis))
-    return projections
+    totals = iter(sums)
+    found: list[Directions | None] = []
+    before = told[len(shapes.image_features) :]
+    for text, width, rank, one in zip(texts, shapes.text_features, shapes.text_ranks, before, strict=True):
+        if width <= shapes.rank:
+            found.append(None)
+            continue
+        white = _white(next(totals), text.whitening)
+        found.append(find_directions(white if one is None else one.beside(white), rank))
+    return found
+
+
+def _project(side: Side, directions: Directions | None) -> Tensor:
+    """From centred rows to the directions that are kept, (F, r)."""
+    width = len(side.whitening.mean)
+    return side.whitening.project(torch.eye(width) if directions is None else directions.basis)
 
 
 class _Said:

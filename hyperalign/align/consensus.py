@@ -31,10 +31,9 @@ def find_bases(cross: Tensor, widths: Sequence[int]) -> Tensor:
         bases[encoder, :width, :width] = torch.eye(width)
     for _ in range(SWEEPS):
         for i in range(n_img):
-            bases[i, : widths[i]] = _polar((cross[i] @ bases[n_img:]).sum(0)[: widths[i]])
+            bases[i] = find_basis((cross[i] @ bases[n_img:]).sum(0), widths[i])
         for j in range(n_txt):
-            width = widths[n_img + j]
-            bases[n_img + j, :width] = _polar((cross[:, j].mT @ bases[:n_img]).sum(0)[:width])
+            bases[n_img + j] = find_basis((cross[:, j].mT @ bases[:n_img]).sum(0), widths[n_img + j])
     return bases
 
 
@@ -45,8 +44,17 @@ def bases_flops(image_widths: Sequence[int], text_widths: Sequence[int], rank: i
     return SWEEPS * (products + turned)
 
 
-def _polar(matrix: Tensor) -> Tensor:
-    """The nearest matrix with orthonormal rows, (r, R) with r ≤ R."""
-    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
-    nearest: Tensor = left @ right
-    return nearest
+def find_basis(towards: Tensor, width: int) -> Tensor:
+    """Shared coordinates as one encoder sees them: Q nearest to a matrix, with orthonormal rows.
+
+    Args:
+        towards: (R, S), for S shared coordinates.
+        width: r, rows that are not always zero; above S the columns are orthonormal.
+
+    Returns:
+        (R, S), zero from row r on.
+    """
+    left, _, right = torch.linalg.svd(towards[:width], full_matrices=False)
+    basis = torch.zeros_like(towards)
+    basis[:width] = left @ right
+    return basis

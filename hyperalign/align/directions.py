@@ -27,6 +27,15 @@ class Directions(NamedTuple):
     basis: Tensor
     strength: Tensor
 
+    def weights(self, power: float) -> Tensor:
+        """σ^p of each direction, (r,), the strongest 1."""
+        weights: Tensor = (self.strength / self.strength[0].clamp_min(1e-12)) ** power
+        return weights
+
+    def beside(self, cross: Tensor) -> Tensor:
+        """(F, m + r), a cross-product between white coordinates and what these directions have told already."""
+        return torch.cat([cross, self.basis * self.strength], 1)
+
 
 def find_directions(cross: Tensor, rank: int) -> Directions:
     """The `rank` strongest left singular vectors of a cross-product between white coordinates.

@@ -107,7 +107,7 @@ class ResidualNetwork(nn.Module):
         self.last = nn.Parameter(torch.zeros(self.widths[-1], self.widths[-2]))
 
     def forward(self, encoders: Tensor) -> Tensor:
-        """Transforms of some encoders.
+        """Transforms of some encoders' own coordinates.
 
         Args:
             encoders: (E,) indices, text encoders counted on from N.
@@ -115,11 +115,13 @@ class ResidualNetwork(nn.Module):
         Returns:
             (E, R, R)
         """
+        return in_own(self.emit(encoders), self.get_buffer("bases")[encoders])
+
+    def emit(self, encoders: Tensor) -> Tensor:
+        """The same in coordinates that all encoders share, (E, R, R)."""
         hidden = self.hidden(torch.cat([self.codes[encoders], self.get_buffer("side")[encoders]], 1))
         hidden = F.normalize(hidden - hidden.mean(1, keepdim=True), dim=1)
-        emitted = (hidden @ self.last.mT).view(len(encoders), self.rank, self.rank)
-        bases = self.get_buffer("bases")[encoders]
-        return bases @ emitted @ bases.mT
+        return (hidden @ self.last.mT).view(len(encoders), self.rank, self.rank)
 
     def step_flops(self, n_encoders: int) -> int:
         """FLOPs of one emission for `n_encoders` encoders, forward and backward."""
@@ -130,6 +132,11 @@ class ResidualNetwork(nn.Module):
         """FLOPs of one emission, forward alone."""
         turned = 2 * n_encoders * matmul_flops(self.rank, self.rank, self.rank)
         return _emit_flops(n_encoders, self.widths) + turned
+
+
+def in_own(shared: Tensor, bases: Tensor) -> Tensor:
+    """Transforms in shared coordinates, (E, R, R), as encoders with bases Q see them: Q T Qᵀ."""
+    return bases @ shared @ bases.mT
 
 
 def fold_into(projection: Tensor, by: Tensor) -> Tensor:

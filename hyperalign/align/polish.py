@@ -77,7 +77,7 @@ def _encoders_of(pairs: Sequence[PairIndex]) -> tuple[list[int], list[int]]:
 def _known(kept: Kept, pairs: Sequence[PairIndex]) -> list[Whitening | None]:
     """Whitenings of all features that need not be found again, of the encoders as `alone` has them."""
     images, texts = _encoders_of(pairs)
-    every = [*(kept.images[i] for i in images), *(kept.texts[j] for j in texts)]
+    every = [one.whitening for one in (*(kept.images[i] for i in images), *(kept.texts[j] for j in texts))]
     return [one if len(one.features) == one.width else None for one in every]
 
 

@@ -17,10 +17,11 @@ from hyperalign.align.hypernetwork import (
     ResidualConfig,
     ResidualNetwork,
     fold_into,
+    in_own,
     transform,
     transform_step_flops,
 )
-from hyperalign.align.solution import Kept, Progress, Solution, Stop, Validate
+from hyperalign.align.solution import Kept, Learned, Progress, Solution, Stop, Validate
 from hyperalign.align.train import Drawn, TrainConfig, capped_scale, fit, scale_parameter
 from hyperalign.ledger import infonce_flops, matmul_flops
 
@@ -148,38 +149,39 @@ def solve_residual(  # noqa: PLR0913 - what is trained, how, and who watches
     """
     whitenings = [c.canonical for c in (*canonical.images, *canonical.texts)]
     generator = torch.Generator().manual_seed(config.seed)
-    net = ResidualNetwork(_bases(canonical), grid.shape[0], network or ResidualConfig(), generator)
+    bases = _bases(canonical)
+    net = ResidualNetwork(bases, grid.shape[0], network or ResidualConfig(), generator)
     learner = _ResidualLearner(grid, canonical, net, config)
     config = shorten_steps(config, learner.sampler.batch_size)
     n_img, before, emissions = grid.shape[0], _projected(canonical), 0
 
-    def emit() -> Solution:
+    def emit() -> tuple[Solution, Tensor]:
         nonlocal emissions
         emissions += 1
         with torch.no_grad():
-            every = net(torch.arange(len(whitenings)))
-            folded = [fold_into(c.projection, by) for c, by in zip(whitenings, every, strict=True)]
-        moved = [
-            c._replace(projection=new) if new.isfinite().all() else c  # of a training that went to pieces
-            for c, new in zip(whitenings, folded, strict=True)
-        ]
+            shared = net.emit(torch.arange(len(whitenings)))
+            shared *= shared.isfinite().all(2).all(1)[:, None, None]  # nothing of a training that went to pieces
+            every = in_own(shared, bases)
+            moved = [
+                c._replace(projection=fold_into(c.projection, by)) for c, by in zip(whitenings, every, strict=True)
+            ]
         flops = emission_flops(net, [len(c.mean) for c in moved])
         solution = canonical_solution("hypernet", canonical, moved[:n_img], moved[n_img:])
-        return replace(solution, emit_flops=emissions * flops)
+        return replace(solution, emit_flops=emissions * flops), shared
 
     record = fit(
         learner,
         config,
         config.steps(learner.sampler.steps_per_epoch, grid.shape),
-        validate=None if validate is None else lambda: validate(emit()),
+        validate=None if validate is None else lambda: validate(emit()[0]),
         progress=progress,
         should_stop=should_stop,
     )
     record.flops += _projected(canonical) - before  # what was projected for batches, where coordinates are not kept
     record.flops += bases_flops(canonical.widths[:n_img], canonical.widths[n_img:], net.rank)
-    scale = float(capped_scale(learner.log_scale).detach())
-    kept = Kept(canonical.whitenings[:n_img], canonical.whitenings[n_img:], scale)
-    return replace(emit(), fits=[record], kept=kept)
+    solution, shared = emit()
+    learned = [Learned(*one) for one in zip(canonical.whitenings, canonical.directions, bases, shared, strict=True)]
+    return replace(solution, fits=[record], kept=Kept(learned[:n_img], learned[n_img:]))
 
 
 def _projected(canonical: CanonicalGrid) -> int:

@@ -7,22 +7,37 @@ from typing import NamedTuple
 from torch import Tensor
 
 from hyperalign.align.canonical import Canonical, Whitening
+from hyperalign.align.directions import Directions
 from hyperalign.align.grid import PairIndex
 from hyperalign.align.train import Fit
+
+
+class Learned(NamedTuple):
+    """What a training of all pairs has found for one encoder.
+
+    Attributes:
+        whitening: How its rows become white.
+        directions: Those of white space that it keeps; None where it keeps all as they are.
+        basis: Q, (R, R), coordinates that all encoders share as this one sees them; zero rows past its own rank.
+        transform: T as the network emits it, in shared coordinates, (R, R): of its own it is Q T Qᵀ.
+    """
+
+    whitening: Whitening
+    directions: Directions | None
+    basis: Tensor
+    transform: Tensor
 
 
 class Kept(NamedTuple):
     """What a training of all pairs leaves to an encoder that is adopted later; nothing of it grows with the items.
 
     Attributes:
-        images: How the rows of each image encoder become white.
-        texts: The same for text encoders.
-        logit_scale: The inverse temperature at the end.
+        images: Of each image encoder.
+        texts: Of each text encoder.
     """
 
-    images: list[Whitening]
-    texts: list[Whitening]
-    logit_scale: float
+    images: list[Learned]
+    texts: list[Learned]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ less than half of the set-up's FLOPs, and nothing is lost.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -102,7 +102,7 @@ def text_targets_at(texts: Sequence[Side], maps: Sequence[Tensor] | None, first:
     return torch.stack([block @ by for block, by in zip(blocks, maps, strict=True)]).sum(0)
 
 
-def find_image_targets(crosses: Sequence[Tensor], shapes: TargetShapes) -> Tensor | None:
+def find_image_targets(crosses: Iterable[Tensor], shapes: TargetShapes) -> Tensor | None:
     """The combinations of all image encoders' coordinates that captions predict best.
 
     Args:
