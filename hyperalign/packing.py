@@ -115,7 +115,7 @@ def _tensor(array: NDArray[Any]) -> Tensor:
 
 def pack_kept(kept: Kept) -> dict[str, NDArray[Any]]:
     """What adopting starts from, as tensors: for each encoder about F² + F·R + 2 R² numbers of 4 bytes."""
-    tensors: dict[str, NDArray[Any]] = {}
+    tensors: dict[str, NDArray[Any]] = {"logit_scale": np.array([kept.logit_scale])}
     for side, every in (("image", kept.images), ("text", kept.texts)):
         for k, one in enumerate(every):
             found = _parts(one.whitening, _TENSORS) | _parts(one, _LEARNED)
@@ -146,7 +146,7 @@ def unpack_kept(tensors: Mapping[str, NDArray[Any]]) -> Kept:
                 f"what the run has kept of its encoders lacks {error}: the run is damaged or old; search anew"
             ) from None
     images, texts = sides
-    return Kept(images, texts)
+    return Kept(images, texts, logit_scale=float(tensors["logit_scale"][0]))
 
 
 _TENSORS = ("mean", "root", "features")

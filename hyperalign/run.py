@@ -6,8 +6,8 @@ whether it may be shown or must be resumed. Finished stages lie under `stages/` 
 writes a run holds a lock in its folder that goes with the process: one cut short can be told from one at work.
 
 `kept.safetensors` is what adopting an encoder later starts from: for each encoder how its rows become white, which
-directions it keeps and what was learned for it (at most 1.2 MiB at the default widths), and the pairs in the order of
-`hits.safetensors`. Encoders stand in the order of `result.json`.
+directions it keeps and what was learned for it (at most 1.2 MiB at the default widths), the inverse temperature, and
+the pairs in the order of `hits.safetensors`. Encoders stand in the order of `result.json`.
 """
 
 import csv

@@ -43,7 +43,7 @@ def leave(canonical: CanonicalGrid, transforms: Tensor) -> Kept:
     bases, n_img = find_bases(canonical.cross, canonical.widths), len(canonical.images)
     every = zip(canonical.whitenings, canonical.directions, bases, transforms, strict=True)
     learned = [Learned(*one) for one in every]
-    return Kept(learned[:n_img], learned[n_img:])
+    return Kept(learned[:n_img], learned[n_img:], 12.5)
 
 
 def answer(canonical: CanonicalGrid, kept: Kept) -> Solution:
@@ -271,7 +271,7 @@ def test_what_is_kept_survives_the_disk() -> None:
 
     back = unpack_kept(pack_kept(kept))
 
-    assert (len(back.images), len(back.texts)) == (3, 2)
+    assert (len(back.images), len(back.texts), back.logit_scale) == (3, 2, 12.5)
     assert back.texts[0].directions is None  # all of white space
     for one, other in zip([*kept.images, *kept.texts], [*back.images, *back.texts], strict=True):
         parts = [[*found.whitening, *(found.directions or ()), found.basis, found.transform] for found in (one, other)]

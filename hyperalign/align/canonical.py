@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hyperalign.align.grid import Rows, blocks, to_float
-from hyperalign.align.moments import Moments, prepared
+from hyperalign.align.moments import Moments, only, prepared
 from hyperalign.ledger import matmul_flops
 
 
@@ -152,17 +152,13 @@ def to_coordinates(rows: Tensor, canonical: Canonical) -> Tensor:
         (B, R)
     """
     rows = prepared(rows.nan_to_num(0.0, 0.0, 0.0), canonical.normalise)
-    if len(canonical.features) < canonical.width:
-        rows = rows[:, canonical.features]
-    return (rows - canonical.mean) @ canonical.projection
+    return only(rows, canonical.features).sub_(canonical.mean) @ canonical.projection
 
 
 def centred(rows: Tensor, whitening: Whitening) -> Tensor:
     """The features used of rows (B, D), the mean off, (B, F); NaN and Inf are taken as zeros."""
     rows = prepared(rows.nan_to_num(0.0, 0.0, 0.0), whitening.normalise)
-    if len(whitening.features) < whitening.width:
-        rows = rows[:, whitening.features]
-    return rows - whitening.mean
+    return only(rows, whitening.features).sub_(whitening.mean)
 
 
 class Coordinates:
@@ -187,7 +183,9 @@ class Coordinates:
     def __getitem__(self, index: slice | NDArray[np.int64]) -> Tensor:
         """(B, R) coordinates of the rows asked for."""
         if self._kept is not None:
-            return self._kept[torch.from_numpy(index) if isinstance(index, np.ndarray) else index]
+            return (
+                self._kept[index] if isinstance(index, slice) else self._kept.index_select(0, torch.from_numpy(index))
+            )
         return self._project(to_float(self.rows[index]))
 
     def keep(self) -> None:

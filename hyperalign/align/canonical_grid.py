@@ -74,8 +74,6 @@ class CanonicalGrid(NamedTuple):
 
     def images_at(self, encoders: NDArray[np.int64], pictures: NDArray[np.int64]) -> Tensor:
         """(P, B, R) coordinates of some pictures by P image encoders."""
-        if self.stacked is not None:
-            return self.stacked[torch.from_numpy(encoders)[:, None], torch.from_numpy(pictures)]
         return torch.stack([self.images[i][pictures] for i in encoders])
 
 

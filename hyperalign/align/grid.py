@@ -182,5 +182,5 @@ class Gather:
         if self._kept is None and self._small:
             self._kept = torch.cat([block for _, block in blocks(self.rows)]).nan_to_num_(0.0, 0.0, 0.0)
         if self._kept is not None:
-            return self._kept[torch.from_numpy(index)]
+            return self._kept.index_select(0, torch.from_numpy(index))
         return to_float(self.rows[index]).nan_to_num_(0.0, 0.0, 0.0)

@@ -1,5 +1,6 @@
 """First two moments of an encoder's rows, by blocks."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -45,11 +46,9 @@ def find_moments(rows: Rows, ok: NDArray[np.bool_], *, normalise: bool, max_feat
     Raises:
         ValueError: Where no row is usable.
     """
-    chosen = np.flatnonzero(ok)
-    reader = _Reader(rows, chosen, normalise, max_features)
+    reader = _Reader(rows, np.flatnonzero(ok), normalise, max_features)
     sums = _Sums(len(reader.features))
-    for start in range(0, len(chosen), BLOCK):
-        block = reader[chosen[start : start + BLOCK]]
+    for block in reader:
         sums.total += block.sum(0).double()
         add_gram(sums.square, block)
     return reader.moments(sums)
@@ -112,16 +111,24 @@ class _Reader:
     def __init__(self, rows: Rows, chosen: NDArray[np.int64], normalise: bool, max_features: int):
         if not len(chosen):
             raise ValueError(f"an encoder needs usable rows; all {rows.shape[0]} are NaN, Inf or zero")
-        self.rows, self.normalise, self.n_rows = rows, normalise, len(chosen)
+        self.rows, self.chosen, self.normalise, self.n_rows = rows, chosen, normalise, len(chosen)
         first = prepared(to_float(rows[chosen[:BLOCK]]), normalise)
         self.features = torch.arange(first.shape[1])
         if max_features and len(self.features) > max_features:
-            self.features = first.var(0, unbiased=False).topk(max_features).indices.sort().values
-        self.shift = first[:, self.features].mean(0)
+            spread = (first - first.mean(0)).square_().mean(0)  # an eighth of the time of `var`
+            self.features = spread.topk(max_features).indices.sort().values
+        self.first = only(first, self.features)
+        self.shift = self.first.mean(0)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Blocks of the usable rows, once: the first is used up."""
+        yield self.first.sub_(self.shift)
+        for start in range(BLOCK, len(self.chosen), BLOCK):
+            yield self[self.chosen[start : start + BLOCK]]
 
     def __getitem__(self, index: slice | NDArray[np.int64]) -> Tensor:
         found = to_float(self.rows[index]).nan_to_num_(0.0, 0.0, 0.0)  # of rows that means leave out
-        return prepared(found, self.normalise)[:, self.features] - self.shift
+        return only(prepared(found, self.normalise), self.features).sub_(self.shift)
 
     def moments(self, sums: "_Sums") -> Moments:
         """What the sums over all rows come to."""
@@ -151,5 +158,10 @@ def add_gram(total: Tensor, rows: Tensor) -> None:
 
 
 def prepared(block: Tensor, normalise: bool) -> Tensor:
-    """Rows as they are, or as unit vectors."""
-    return F.normalize(block, dim=1) if normalise else block
+    """Rows as they are, or as unit vectors, in their place where they have no gradient."""
+    return F.normalize(block, dim=1, out=None if block.requires_grad else block) if normalise else block
+
+
+def only(block: Tensor, features: Tensor) -> Tensor:
+    """(n, F) of (n, D): some features, or the block itself where they are all."""
+    return block if len(features) == block.shape[1] else block.index_select(1, features)

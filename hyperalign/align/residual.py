@@ -181,7 +181,8 @@ def solve_residual(  # noqa: PLR0913 - what is trained, how, and who watches
     record.flops += bases_flops(canonical.widths[:n_img], canonical.widths[n_img:], net.rank)
     solution, shared = emit()
     learned = [Learned(*one) for one in zip(canonical.whitenings, canonical.directions, bases, shared, strict=True)]
-    return replace(solution, fits=[record], kept=Kept(learned[:n_img], learned[n_img:]))
+    scale = float(capped_scale(learner.log_scale).detach())
+    return replace(solution, fits=[record], kept=Kept(learned[:n_img], learned[n_img:], scale))
 
 
 def _projected(canonical: CanonicalGrid) -> int:

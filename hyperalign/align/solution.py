@@ -34,10 +34,12 @@ class Kept(NamedTuple):
     Attributes:
         images: Of each image encoder.
         texts: Of each text encoder.
+        logit_scale: The inverse temperature at the end.
     """
 
     images: list[Learned]
     texts: list[Learned]
+    logit_scale: float
 
 
 @dataclass(frozen=True, kw_only=True)
