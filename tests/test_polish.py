@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from planted import plant, recalls, similarities
+from rich.text import Text
 from small_zoo import small_config, small_search, write_world
 
 from hyperalign.align.canonical import CanonicalConfig
@@ -25,6 +26,7 @@ from hyperalign.plan import plan
 from hyperalign.relimit import open_run
 from hyperalign.run import Run, load_run
 from hyperalign.show.page import render_page
+from hyperalign.show.table import render_order
 from hyperalign.show.view import draw_board
 from hyperalign.solve import Solved, Workbench, polish
 
@@ -218,6 +220,23 @@ def test_the_page_shows_the_score_of_the_connector_that_is_used(polished: Run, g
     if own is not None:
         assert own.score == table.loc[mine, "score"].item()
     assert ("the one used" in render_page(run)) == shown
+
+
+@pytest.mark.parametrize("gain", [1.0, -1.0])
+def test_the_terminal_says_first_which_connector_is_written(polished: Run, gain: float) -> None:
+    table = polished.leaderboard.copy()
+    (first,) = rows(polished, "hypernet").query("position == 1").to_dict("records")
+    pair = table["image_encoder"].eq(first["image_encoder"]) & table["text_encoder"].eq(first["text_encoder"])
+    mine = pair & table["method"].eq("polished")
+    table.loc[mine, "validation_score"] = first["validation_score"] + gain
+    score = table.loc[mine, "score"].item()
+
+    order = render_order(replace(polished, leaderboard=table), width=80)
+    sentences = [part.plain for part in order.renderables if isinstance(part, Text) and part.style == "bold"]
+
+    taken = f"Take {first['image_encoder']}+{first['text_encoder']} with its polished connector: {score:.1f} (95 %"
+    assert sentences[0].startswith(taken) == (gain > 0)
+    assert sentences[gain > 0] == polished.result["answer"][0]
 
 
 def test_a_pair_that_was_not_polished_is_that_of_the_method_that_answers(polished: Run) -> None:

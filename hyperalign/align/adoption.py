@@ -56,19 +56,21 @@ def adopt(side: str, met: CanonicalGrid, kept: Kept, config: CanonicalConfig) ->
     """
     image = side == "image"
     own, other = (met.images, met.texts) if image else (met.texts, met.images)
-    powers = (config.image_power, 0.0) if image else (0.0, config.image_power)
-    n_img, rank = len(met.images), met.cross.shape[-1]
+    n_img, rank, power = len(met.images), met.cross.shape[-1], 0.0 if image else config.image_power
     directions = met.directions[n_img:] if image else met.directions[:n_img]
-    carried = [_carry(one, now, rank, powers[1]) for one, now in zip(_partners(side, kept), directions, strict=True)]
+    carried = [_carry(one, now, rank, power) for one, now in zip(_partners(side, kept), directions, strict=True)]
     connectors = met.cross[0] if image else met.cross[:, 0].mT  # from a partner's coordinates to the newcomer's
     learned = _learn(met, side, connectors, [one.basis for one in carried], _peers(side, kept))
     changes = [in_own(learned.transform, learned.basis), *(one.transform for one in carried)]
-    canonical = [side.canonical for side in (*own, *other)]
+    canonical = [one.canonical for one in (*own, *other)]
     moved = [c._replace(projection=fold_into(c.projection, by)) for c, by in zip(canonical, changes, strict=True)]
     solution = canonical_solution("hypernet", met, *((moved[:1], moved[1:]) if image else (moved[1:], moved[:1])))
     welcomed = kept._replace(images=[*kept.images, learned]) if image else kept._replace(texts=[*kept.texts, learned])
     shared = learned.transform.shape[0]
     return replace(solution, emit_flops=_adopt_flops(canonical, rank, shared), kept=welcomed)
+
+
+_LEAST = 1e-4  # squared weight of a direction: nothing is made much of that hardly counted
 
 
 class _Carried(NamedTuple):
@@ -98,7 +100,7 @@ def _carry(learned: Learned, now: Directions | None, rank: int, power: float) ->
     width, before = len(learned.whitening.mean), learned.basis.shape[0]
     then, there = _axes(learned.directions, width, before, power), _axes(now, width, rank, power)
     turned = there.mT @ then
-    lengths, lengths_now = then.square().sum(0).clamp_min(1e-12), there.square().sum(0).clamp_min(1e-12)
+    lengths, lengths_now = (axes.square().sum(0).clamp_min(_LEAST) for axes in (then, there))
     own = in_own(learned.transform, learned.basis)
     transform = turned / lengths @ own @ (turned.mT / lengths_now)
     plain = turned / lengths.sqrt() / lengths_now.sqrt()[:, None]

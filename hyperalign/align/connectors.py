@@ -247,9 +247,9 @@ class _TiledInfoNCE(torch.autograd.Function):
             diagonal = inner.diagonal(offset=rows.start, dim1=1, dim2=2)
             diagonal.sub_(2 if valid is None else 2 * valid[:, rows])
             if grad_image is not None:
-                grad_image[:, rows] = inner @ text
+                _multiply(inner, text, grad_image[:, rows])
             if grad_text is not None:
-                torch.baddbmm(grad_text, inner.mT, image[:, rows], out=grad_text)
+                _multiply(inner.mT, image[:, rows], grad_text, add=True)
         weight = (grads[0] / (2 * _n_valid(image, valid)))[:, None, None]
         grad_scale = None
         if to_scale and grad_text is not None:
@@ -272,12 +272,27 @@ def _tiles(n_rows: int, tile: int) -> Iterator[slice]:
 
 def _exponentials(image: Tensor, text: Tensor, scale: Tensor, valid: Tensor | None, rows: slice) -> Tensor:
     """(P, tile, B) exponentials of the logits of some images with all texts; 0 where one of the two does not count."""
-    logits = (image[:, rows] @ text.mT).mul_(scale)
+    some = image[:, rows]
+    logits = _multiply(some, text.mT, image.new_empty(*some.shape[:2], text.shape[1])).mul_(scale)
     if _shift(scale).any():
         logits -= _shift(scale)
     if valid is not None:
         logits.masked_fill_(~valid[:, rows, None], _HIDDEN).masked_fill_(~valid[:, None, :], _HIDDEN)
     return logits.exp_()
+
+
+def _multiply(left: Tensor, right: Tensor, out: Tensor, *, add: bool = False) -> Tensor:
+    """Products of P pairs into `out`, or on top of what is there.
+
+    A CPU gives each thread whole pairs: three pairs on two threads take as long as four. So as many pairs as the
+    threads divide evenly are multiplied at once, and each of the rest by all threads (measured in reports/LOG.md).
+    """
+    n_pairs, n_threads = len(left), torch.get_num_threads() if left.device.type == "cpu" else 1
+    even = n_pairs - n_pairs % n_threads
+    for part in (slice(0, even), *(slice(k, k + 1) for k in range(even, n_pairs))):
+        if part.stop > part.start:
+            torch.baddbmm(out[part], left[part], right[part], beta=int(add), out=out[part])
+    return out
 
 
 def _shift(scale: Tensor) -> Tensor:

@@ -55,10 +55,25 @@ def render_order(run: Run, *, width: int) -> Group:
         run: A finished run.
         width: Columns of the terminal.
     """
+    board = draw_board(run)
     parts: list[RenderableType] = [Text(clean(line)) for line in run.result.get("counts", [])]
-    parts += ["", leaderboard_table(draw_board(run), width=width)]
-    parts += [Text(clean(line), style="bold") for line in run.result.get("answer", [])]
+    parts += ["", leaderboard_table(board, width=width)]
+    answer = [*_taken(board), *run.result.get("answer", [])]
+    parts += [Text(clean(line), style="bold") for line in answer]
     return Group(*parts)
+
+
+def _taken(board: Board) -> list[str]:
+    """Which connector of the first pair an export takes, where that is not the one that pairs are compared by."""
+    if board.used is None:
+        return []
+    row, method = board.used, board.used.facts["method"]
+    whose = "its polished connector" if method == "polished" else f"the connector of {method}"
+    interval = "" if row.low != row.low else f" (95 % interval {row.low:.1f} to {row.high:.1f})"
+    return [
+        f"Take {row.image}+{row.text} with {whose}: {row.score:.1f}{interval}, what `hyperalign export` writes. "
+        f"By the connectors of {board.method}:"
+    ]
 
 
 def leaderboard_table(board: Board, *, width: int, n_rows: int = N_ROWS) -> Group:
