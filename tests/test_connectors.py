@@ -144,6 +144,24 @@ def test_tiles_give_the_value_and_the_gradients_of_the_whole(
         torch.testing.assert_close(other, one, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.parametrize("n_pairs", [1, 3, 4, 5])
+@pytest.mark.parametrize("n_threads", [1, 2, 4])
+def test_however_pairs_are_shared_among_threads_products_are_the_same(n_pairs: int, n_threads: int) -> None:
+    left, right = torch.randn(n_pairs, 6, 5), torch.randn(n_pairs, 5, 7)
+    before = torch.get_num_threads()
+    torch.set_num_threads(n_threads)
+    try:
+        out = connectors._multiply(
+            left, right, torch.full((n_pairs, 6, 7), torch.nan)
+        )  # what was there is not looked at
+        twice = connectors._multiply(left, right, out.clone(), add=True)
+    finally:
+        torch.set_num_threads(before)
+
+    torch.testing.assert_close(out, left @ right)
+    torch.testing.assert_close(twice, 2 * (left @ right))
+
+
 def test_rows_that_are_all_alike_or_all_opposed_stay_finite_at_the_largest_scale() -> None:
     """Width 1: cosines are 1 or -1, and at s = 100 the sums of exponentials would leave float32."""
     image, text = torch.ones(1, 600, 1), torch.ones(1, 600, 1)
