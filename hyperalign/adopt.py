@@ -20,6 +20,7 @@ from hyperalign.embed.identity import settle
 from hyperalign.embed.zoo import EncoderSpec, find_encoder, load_zoo, load_zoos, pairs_within, within
 from hyperalign.grids import Prepared
 from hyperalign.joined import Earlier, longer_hits, of_side, placed, table_together, told_together, write_together
+from hyperalign.kept import undamaged
 from hyperalign.packing import unpack_kept
 from hyperalign.pipeline import Asked, digest_inputs, open_asked_data, prepare_rows, score_on_test, with_latencies
 from hyperalign.prepare import embedding_jobs
@@ -145,10 +146,12 @@ def _open_earlier(
     spec = settle(find_encoder(known, name), memory=cache_dir)
     everyone = tuple(settle(find_encoder(known, record["name"]), memory=cache_dir) for record in encoders)
     images, texts = (of_side(side, [one for one in everyone if one.name in whole]) for side in ("image", "text"))
-    tensors = load_tensors(path / "kept.safetensors")
-    pairs = tensors.pop("pairs")
-    hits = load_tensors(path / "hits.safetensors")
-    earlier = Earlier(run, everyone, images, texts, unpack_kept(tensors), pairs, hits)
+    with undamaged(path):
+        tensors = load_tensors(path / "kept.safetensors")
+        pairs, kept = tensors.pop("pairs"), unpack_kept(tensors)
+    if (len(kept.images), len(kept.texts)) != (len(images), len(texts)):
+        raise ValueError(f"{path} is damaged: it has kept nothing of some of its encoders; search anew")
+    earlier = Earlier(run, everyone, images, texts, kept, pairs, load_tensors(path / "hits.safetensors"))
     return earlier, spec, added
 
 
@@ -245,7 +248,7 @@ def _polished(
     wanted = [solved.solution.pairs[n] for n in sorted(first[first >= 0].tolist())]
     if not wanted:
         return []
-    assert solved.solution.kept is not None, "a newcomer leaves its whitening"
+    assert solved.solution.kept is not None, "a newcomer leaves what it was given"
     name = "images" if side == "image" else "texts"
     alone: dict[str, Any] = {name: getattr(solved.solution.kept, name)[-1:]}
     met = replace(solved.solution, kept=partners._replace(**alone))

@@ -226,5 +226,5 @@ def _facts(image: EncoderSpec, text: EncoderSpec, latencies: Any) -> dict[str, A
 
 
 def _small(hits: NDArray[np.float32]) -> NDArray[Any]:
-    """Whole hits in a byte each; ties, which are fractions, in float16."""
-    return hits.astype(np.uint8) if np.array_equal(hits, hits.round()) else hits.astype(np.float16)
+    """Whole hits in a byte each; ties are fractions, and their sums must be the score's to a thousandth of a point."""
+    return hits.astype(np.uint8) if np.array_equal(hits, hits.round()) else hits

@@ -182,7 +182,8 @@ def setup_bytes(grid: Grid, config: CanonicalConfig) -> SetUp:
         _ITEM * (features + finding) + (0 if shapes.keeps else block),
         _ITEM * (features + coordinates + cross) + block,
     )
-    left = _ITEM * (coordinates + cross + roots)
+    learned = shapes.rank * sum(every) + 2 * shapes.rank**2 * len(every)  # directions; a basis and a transform each
+    left = _ITEM * (coordinates + cross + roots + learned)
     return SetUp(round(_FRAGMENTS * (max(heights) + _ITEM * roots)) + _LIBRARIES, left + _LIBRARIES // 2)
 
 

@@ -100,7 +100,7 @@ def write_together(  # noqa: PLR0913 - what the run had, and what is new
         By method the names of its pairs, in the order of its hits.
     """
     solved, side = made[0], "images" if spec.modality == "image" else "texts"
-    assert solved.solution.kept is not None, "a newcomer leaves its whitening"
+    assert solved.solution.kept is not None, "a newcomer leaves what it was given"
     longer: dict[str, Any] = {side: [*getattr(earlier.kept, side), getattr(solved.solution.kept, side)[-1]]}
     write_tensors(folder / "kept.safetensors", {**pack_kept(earlier.kept._replace(**longer)), "pairs": pairs})
     write_tensors(folder / "hits.safetensors", hits)

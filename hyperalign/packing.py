@@ -134,19 +134,22 @@ def unpack_kept(tensors: Mapping[str, NDArray[Any]]) -> Kept:
     """What `pack_kept` took apart.
 
     Raises:
-        ValueError: If a part is missing.
+        ValueError: If a part is missing, not finite or of another shape than the others.
     """
     sides = []
-    for side in ("image", "text"):
-        n_encoders = sum(name.startswith(f"{side}/") and name.endswith("/facts") for name in tensors)
-        try:
+    try:
+        for side in ("image", "text"):
+            n_encoders = sum(name.startswith(f"{side}/") and name.endswith("/facts") for name in tensors)
             sides.append([_known(tensors, f"{side}/{k}") for k in range(n_encoders)])
-        except KeyError as error:
-            raise ValueError(
-                f"what the run has kept of its encoders lacks {error}: the run is damaged or old; search anew"
-            ) from None
+        scale = float(tensors["logit_scale"][0])
+    except KeyError as error:
+        raise ValueError(
+            f"what the run has kept of its encoders lacks {error}: the run is damaged or old; search anew"
+        ) from None
     images, texts = sides
-    return Kept(images, texts, logit_scale=float(tensors["logit_scale"][0]))
+    if len({len(one.transform) for one in (*images, *texts)}) > 1:
+        raise ValueError("what the run has kept is damaged: its encoders do not share their coordinates")
+    return Kept(images, texts, logit_scale=scale)
 
 
 _TENSORS = ("mean", "root", "features")
@@ -164,7 +167,30 @@ def _known(tensors: Mapping[str, NDArray[Any]], name: str) -> Learned:
     whitening = Whitening(mean, root, features, width, bool(normalise), bool(varies), n_rows)
     chosen = f"{name}/directions/basis" in tensors
     directions = Directions(*read(*(f"directions/{one}" for one in _DIRECTIONS))) if chosen else None
-    return Learned(whitening, directions, *read(*_LEARNED))
+    learned = Learned(whitening, directions, *read(*_LEARNED))
+    if not _fits(learned):
+        raise ValueError(f"what the run has kept of {name} is damaged: its parts do not fit together")
+    return learned
+
+
+def _fits(learned: Learned) -> bool:
+    """Whether shapes agree and numbers are finite."""
+    whitening, directions, basis, transform = learned
+    n_features = len(whitening.features)
+    floats = [(whitening.mean, (n_features,)), (whitening.root, (n_features, n_features))]
+    floats += [(basis, (len(basis), len(transform))), (transform, (len(transform), len(transform)))]
+    kept = n_features
+    if directions is not None:
+        kept = len(directions.strength)
+        floats += [(directions.basis, (n_features, kept)), (directions.strength, (kept,))]
+    chosen = whitening.features
+    return (
+        all(one.dtype == torch.float32 and one.shape == shape and bool(one.isfinite().all()) for one, shape in floats)
+        and kept <= min(n_features, len(basis))
+        and chosen.dtype == torch.int64
+        and n_features > 0
+        and bool(((chosen >= 0) & (chosen < whitening.width)).all())
+    )
 
 
 def _whitening_record(canonical: Canonical | None) -> dict[str, Any] | None:

@@ -364,12 +364,9 @@ def choose_by(solution: Solution, bench: Workbench) -> NDArray[np.float64]:
 
 def _kept(bench: Workbench, name: str, pairs: Sequence[PairIndex], make: Callable[[], Solution]) -> _Made:
     """Read a stage back, or make it for some pairs and keep it where it was not stopped in the middle."""
-    kept = load_stage(bench.run, name)
-    if kept is not None:
-        record = kept.record
-        solution = unpack(kept.tensors, record["solution"])
-        times = {part: float(record[part]) for part in _SECONDS}
-        return _Made(solution, **times, stopped=False)
+    found = _read_back(bench.run, name)
+    if found is not None:
+        return found
     start, before = time.perf_counter(), (bench.watch_seconds, bench.setup_spent)
     solution = make()
     watch_seconds = bench.watch_seconds - before[0]
@@ -383,6 +380,20 @@ def _kept(bench: Workbench, name: str, pairs: Sequence[PairIndex], make: Callabl
         save_stage(bench.run, name, tensors=tensors, record={"solution": record, **times})
     give_back()
     return made
+
+
+def _read_back(run: Path, name: str) -> "_Made | None":
+    """A stage that is there; None where there is none, or one of a release that kept something else."""
+    kept = load_stage(run, name)
+    if kept is None:
+        return None
+    try:
+        solution = unpack(kept.tensors, kept.record["solution"])
+        times = {part: float(kept.record[part]) for part in _SECONDS}
+    except ValueError as error:
+        log_event(run, "made anew", stage=name, reason=str(error))
+        return None
+    return _Made(solution, **times, stopped=False)
 
 
 def _log_training(run: Path, name: str, solution: Solution) -> None:

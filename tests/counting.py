@@ -16,7 +16,7 @@ _UNSEEN = {
     torch.ops.aten.linalg_cholesky_ex: lambda square, *_, **__: cholesky_flops(square[0]),
     torch.ops.aten.linalg_solve_triangular: lambda square, right, *_, **__: triangular_flops(square[0], right[1]),
     torch.ops.aten._linalg_eigh: lambda square, *_, **__: eigh_flops(square[0]),
-    torch.ops.aten._linalg_svd: lambda wide, *_, **__: svd_flops(*wide),
+    torch.ops.aten._linalg_svd: lambda matrix, *_, **__: svd_flops(*sorted(matrix)),
     torch.ops.aten.linalg_qr: lambda tall, *_, **__: qr_flops(*tall),
 }
 

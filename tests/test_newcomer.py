@@ -262,6 +262,24 @@ def test_flops_of_an_adoption_are_those_that_run(side: str) -> None:
     assert adopt(side, met, kept, CONFIG).emit_flops == count_all(lambda: adopt(side, met, kept, CONFIG))
 
 
+@SIDES
+def test_flops_of_an_adoption_among_newcomers_are_those_that_run(side: str) -> None:
+    """Of the other side's two the second came later, and has more coordinates than are shared."""
+    config, other = CanonicalConfig(rank=40), "text" if side == "image" else "image"
+    grid = plant(60, image_dims=(5, 5, 30), text_dims=(4, 5, 30))
+    first, _ = split(split(grid, side, 2)[0], other, 2)
+    kept = leave(build_canonical_grid(first, config), some_transforms(4, 5))
+    came = split(split(grid, side, 2)[0], other, 2)[1]
+    longer = adopt(other, meet(came, other, kept, config), kept, config).kept
+    assert longer is not None
+
+    alone = split(grid, side, 2)[1]
+    met = meet(alone, side, longer, config)
+
+    assert sorted({len(one.basis) for one in (*longer.images, *longer.texts)}) == [5, 30]
+    assert adopt(side, met, longer, config).emit_flops == count_all(lambda: adopt(side, met, longer, config))
+
+
 # on disk
 
 
@@ -277,3 +295,30 @@ def test_what_is_kept_survives_the_disk() -> None:
         parts = [[*found.whitening, *(found.directions or ()), found.basis, found.transform] for found in (one, other)]
         for ours, theirs in zip(*parts, strict=True):
             assert torch.equal(torch.as_tensor(ours), torch.as_tensor(theirs))
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil"),
+    [
+        ("image/0/transform", lambda array: array * float("nan")),
+        ("image/0/root", lambda array: array[1:]),
+        ("image/1/basis", lambda array: array[:, 1:]),
+        ("text/0/transform", lambda array: array[1:, 1:]),
+        ("text/1/directions/strength", lambda array: array[:-1]),
+        ("image/2/features", lambda array: array + 1000),
+        ("image/2/mean", lambda array: array.astype("float64")),
+    ],
+)
+def test_what_is_kept_and_does_not_fit_together_is_refused(name: str, spoil: Any) -> None:
+    tensors = pack_kept(leave(build_canonical_grid(plant(60), CONFIG), some_transforms(5, 8)))
+
+    with pytest.raises(ValueError, match="what the run has kept"):
+        unpack_kept({**tensors, name: spoil(tensors[name])})
+
+
+@pytest.mark.parametrize("name", ["logit_scale", "text/0/basis", "image/1/directions/strength"])
+def test_what_is_kept_and_lacks_a_part_is_refused(name: str) -> None:
+    tensors = pack_kept(leave(build_canonical_grid(plant(60), CONFIG), some_transforms(5, 8)))
+
+    with pytest.raises(ValueError, match="the run is damaged or old; search anew"):
+        unpack_kept({key: array for key, array in tensors.items() if key != name})

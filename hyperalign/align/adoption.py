@@ -66,8 +66,8 @@ def adopt(side: str, met: CanonicalGrid, kept: Kept, config: CanonicalConfig) ->
     moved = [c._replace(projection=fold_into(c.projection, by)) for c, by in zip(canonical, changes, strict=True)]
     solution = canonical_solution("hypernet", met, *((moved[:1], moved[1:]) if image else (moved[1:], moved[:1])))
     welcomed = kept._replace(images=[*kept.images, learned]) if image else kept._replace(texts=[*kept.texts, learned])
-    shared = learned.transform.shape[0]
-    return replace(solution, emit_flops=_adopt_flops(canonical, rank, shared), kept=welcomed)
+    flops = _adopt_flops(canonical, rank, [len(one.basis) for one in _partners(side, kept)], len(learned.transform))
+    return replace(solution, emit_flops=flops, kept=welcomed)
 
 
 _LEAST = 1e-4  # squared weight of a direction: nothing is made much of that hardly counted
@@ -133,17 +133,18 @@ def _learn(
     return Learned(met.whitenings[at], met.directions[at], basis, change)
 
 
-def _adopt_flops(canonical: Sequence[Canonical], rank: int, shared: int) -> int:
-    """FLOPs of `adopt`: the newcomer's coordinates come first, R of them; S are shared."""
+def _adopt_flops(canonical: Sequence[Canonical], rank: int, before: Sequence[int], shared: int) -> int:
+    """FLOPs of `adopt`: the newcomer's coordinates come first, R of them; partners had `before`; S are shared."""
     widths = [one.own_rank for one in canonical]
     bases = sum(svd_flops(*sorted((r, shared))) + matmul_flops(r, min(r, shared), shared) for r in widths)
     own = matmul_flops(rank, shared, shared) + matmul_flops(rank, shared, rank)  # a transform by its basis
     folds = sum(matmul_flops(len(one.mean), rank, rank) for one in canonical)
     carried = 0
-    for one in canonical[1:]:
-        carried += matmul_flops(rank, len(one.mean), shared) + 2 * matmul_flops(shared, shared, shared)
-        carried += matmul_flops(rank, shared, shared) + matmul_flops(rank, shared, rank)  # of the transform
-        carried += matmul_flops(rank, shared, shared) + matmul_flops(rank, rank, shared)  # of the basis, and the mean
+    for one, old in zip(canonical[1:], before, strict=True):
+        carried += matmul_flops(rank, len(one.mean), old)
+        carried += matmul_flops(old, shared, shared) + matmul_flops(old, shared, old)  # its transform by its basis,
+        carried += matmul_flops(rank, old, old) + matmul_flops(rank, old, rank)  # then in other coordinates
+        carried += matmul_flops(rank, old, shared) + matmul_flops(rank, rank, shared)  # its basis, and their mean
     return bases + own + folds + carried
 
 

@@ -152,13 +152,13 @@ def to_coordinates(rows: Tensor, canonical: Canonical) -> Tensor:
         (B, R)
     """
     rows = prepared(rows.nan_to_num(0.0, 0.0, 0.0), canonical.normalise)
-    return only(rows, canonical.features).sub_(canonical.mean) @ canonical.projection
+    return only(rows, canonical.features, canonical.width).sub_(canonical.mean) @ canonical.projection
 
 
 def centred(rows: Tensor, whitening: Whitening) -> Tensor:
     """The features used of rows (B, D), the mean off, (B, F); NaN and Inf are taken as zeros."""
     rows = prepared(rows.nan_to_num(0.0, 0.0, 0.0), whitening.normalise)
-    return only(rows, whitening.features).sub_(whitening.mean)
+    return only(rows, whitening.features, whitening.width).sub_(whitening.mean)
 
 
 class Coordinates:

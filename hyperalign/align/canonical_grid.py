@@ -209,6 +209,7 @@ def build_canonical_grid(
     projections = [image.whitening.project(one.basis) for image, one in zip(images, found, strict=True)]
     crosses = (projection.mT @ total for projection, total in zip(projections, sums, strict=True))
     image_targets = find_image_targets(crosses, shapes.targets)
+    del sums, crosses
     stacked = torch.zeros(len(images), grid.n_images, shapes.rank) if shapes.keeps else None
     seen = _Seen(images, projections, stacked)
     on_side = _text_directions(seen, texts, image_targets, shapes, told)

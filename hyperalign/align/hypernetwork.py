@@ -135,7 +135,7 @@ class ResidualNetwork(nn.Module):
 
 
 def in_own(shared: Tensor, bases: Tensor) -> Tensor:
-    """Transforms in shared coordinates, (E, R, R), as encoders with bases Q see them: Q T Qᵀ."""
+    """Transforms in shared coordinates, (E, S, S), as encoders with bases Q, (E, R, S), see them: Q T Qᵀ, (E, R, R)."""
     return bases @ shared @ bases.mT
 
 

@@ -117,7 +117,7 @@ class _Reader:
         if max_features and len(self.features) > max_features:
             spread = (first - first.mean(0)).square_().mean(0)  # an eighth of the time of `var`
             self.features = spread.topk(max_features).indices.sort().values
-        self.first = only(first, self.features)
+        self.first = only(first, self.features, first.shape[1])
         self.shift = self.first.mean(0)
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -128,7 +128,7 @@ class _Reader:
 
     def __getitem__(self, index: slice | NDArray[np.int64]) -> Tensor:
         found = to_float(self.rows[index]).nan_to_num_(0.0, 0.0, 0.0)  # of rows that means leave out
-        return only(prepared(found, self.normalise), self.features).sub_(self.shift)
+        return only(prepared(found, self.normalise), self.features, found.shape[1]).sub_(self.shift)
 
     def moments(self, sums: "_Sums") -> Moments:
         """What the sums over all rows come to."""
@@ -162,6 +162,6 @@ def prepared(block: Tensor, normalise: bool) -> Tensor:
     return F.normalize(block, dim=1, out=None if block.requires_grad else block) if normalise else block
 
 
-def only(block: Tensor, features: Tensor) -> Tensor:
-    """(n, F) of (n, D): some features, or the block itself where they are all."""
-    return block if len(features) == block.shape[1] else block.index_select(1, features)
+def only(block: Tensor, features: Tensor, width: int) -> Tensor:
+    """(n, F) of (n, D): some features, or the block itself where they are all D."""
+    return block if len(features) == width else block.index_select(1, features)

@@ -160,11 +160,13 @@ def solve_residual(  # noqa: PLR0913 - what is trained, how, and who watches
         emissions += 1
         with torch.no_grad():
             shared = net.emit(torch.arange(len(whitenings)))
-            shared *= shared.isfinite().all(2).all(1)[:, None, None]  # nothing of a training that went to pieces
-            every = in_own(shared, bases)
-            moved = [
-                c._replace(projection=fold_into(c.projection, by)) for c, by in zip(whitenings, every, strict=True)
-            ]
+            folded = [fold_into(c.projection, by) for c, by in zip(whitenings, in_own(shared, bases), strict=True)]
+        broken = [not (one.isfinite().all() and by.isfinite().all()) for one, by in zip(folded, shared, strict=True)]
+        shared[torch.tensor(broken)] = 0.0  # nothing is left of a training that went to pieces
+        moved = [
+            c if is_broken else c._replace(projection=new)
+            for c, new, is_broken in zip(whitenings, folded, broken, strict=True)
+        ]
         flops = emission_flops(net, [len(c.mean) for c in moved])
         solution = canonical_solution("hypernet", canonical, moved[:n_img], moved[n_img:])
         return replace(solution, emit_flops=emissions * flops), shared

@@ -13,13 +13,14 @@ from hyperalign.align.train import Fit
 
 
 class Learned(NamedTuple):
-    """What a training of all pairs has found for one encoder.
+    """What a training of all pairs has found for one encoder, or what one that came later was given.
 
     Attributes:
         whitening: How its rows become white.
         directions: Those of white space that it keeps; None where it keeps all as they are.
-        basis: Q, (R, R), coordinates that all encoders share as this one sees them; zero rows past its own rank.
-        transform: T as the network emits it, in shared coordinates, (R, R): of its own it is Q T Qᵀ.
+        basis: Q, (R, S), the S coordinates that all encoders share as this one sees them in its own R, which are S
+            but of one that came later; zero rows past its own rank.
+        transform: T as the network emits it, in shared coordinates, (S, S): of its own it is Q T Qᵀ.
     """
 
     whitening: Whitening

@@ -201,6 +201,7 @@ def _tensors(search: Solution) -> Iterator[Tensor]:
     assert isinstance(search.kept, Kept), "checked before"
     for one in (*search.kept.images, *search.kept.texts):
         yield from (one.whitening.mean, one.whitening.root, one.whitening.features, one.basis, one.transform)
+        yield from one.directions or ()
 
 
 def _numbers(search: Solution) -> list[Tensor]:

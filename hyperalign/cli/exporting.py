@@ -20,7 +20,7 @@ def export(  # noqa: PLR0913 – the signature is the list of options
     pair: Annotated[
         Text, typer.Option(metavar="NAME|RANK", help="IMAGE+TEXT, or its position in the table; the first.")
     ] = None,
-    method: Annotated[Text, typer.Option(help="Whose connector; that of the method that answers.")] = None,
+    method: Annotated[Text, typer.Option(help="Whose connector; the one that validates best.")] = None,
     with_weights: Annotated[
         bool, typer.Option("--with-weights", help="Copy both encoders' weights into the folder.")
     ] = False,
