@@ -182,8 +182,7 @@ def setup_bytes(grid: Grid, config: CanonicalConfig) -> SetUp:
         _ITEM * (features + finding) + (0 if shapes.keeps else block),
         _ITEM * (features + coordinates + cross) + block,
     )
-    learned = shapes.rank * sum(every) + 2 * shapes.rank**2 * len(every)  # directions; a basis and a transform each
-    left = _ITEM * (coordinates + cross + roots + learned)
+    left = _ITEM * (coordinates + cross + roots + shapes.rank * sum(every))  # directions last
     return SetUp(round(_FRAGMENTS * (max(heights) + _ITEM * roots)) + _LIBRARIES, left + _LIBRARIES // 2)
 
 

@@ -78,7 +78,8 @@ def test_hits_of_a_method_stay_while_the_next_is_tested_and_nothing_is_verified_
 def test_what_the_set_up_leaves_is_held_while_methods_train() -> None:
     found = parts(CLOSED, HYPERNET, BOTH)
 
-    left = 4 * (12 * (50 * 2 + 100) + 2 * 12**2 + 8**2 + 12**2 + 5**2) + LIBRARIES // 2
+    directions = 12 * (8 + 12 + 5)
+    left = 4 * (12 * (50 * 2 + 100) + 2 * 12**2 + 8**2 + 12**2 + 5**2 + directions) + LIBRARIES // 2
     assert found["set-up", CLOSED.label] == setup_bytes(TRAIN, recipe().canonical).height
     assert ("set-up", HYPERNET.label) not in found
     maps = 8 * 5 + 8 + 12 * 5 + 12  # texts predict five directions of each image encoder, or fewer
@@ -118,7 +119,7 @@ def test_the_set_up_is_as_high_as_its_highest_part(canonical: dict[str, Any], ro
     found = setup_bytes(TRAIN, config)
 
     assert found.height == round(1.1 * (rows + 4 * roots)) + LIBRARIES
-    assert found.left == 4 * (stays + 2 * rank**2 + roots) + LIBRARIES // 2
+    assert found.left == 4 * (stays + 2 * rank**2 + roots + rank * (8 + 12 + 5)) + LIBRARIES // 2
 
 
 def test_directions_found_from_a_mixture_of_texts_hold_their_sample() -> None:
