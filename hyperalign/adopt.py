@@ -100,7 +100,7 @@ def adopt(  # noqa: PLR0913 - what is adopted into what, and where things lie
     method = next(one for one in config.plan_methods() if one.name == "hypernet")
     partners = _of_partners(earlier, beside, spec)
     solved = solve_newcomer(method, bench, spec.modality, partners)
-    made = [solved, *_polished(earlier, solved, partners, spec.modality, config.polish, bench)]
+    made = [solved, *_polished(earlier, solved, spec.modality, config.polish, bench)]
     beside = with_latencies(beside, cache_dir)
     tested, tests = score_on_test(made, prepared, beside, config, progress)
     own = [line for one in made for line in one.lines]
@@ -228,15 +228,12 @@ def _of_partners(earlier: Earlier, beside: Candidates, spec: EncoderSpec) -> Kep
     return earlier.kept._replace(images=[earlier.kept.images[earlier.images.index(one)] for one in beside.images])
 
 
-def _polished(
-    earlier: Earlier, solved: Solved, partners: Kept, side: str, n_first: int, bench: Workbench
-) -> list[Solved]:
+def _polished(earlier: Earlier, solved: Solved, side: str, n_first: int, bench: Workbench) -> list[Solved]:
     """The newcomer's pairs that are among the first of all by validation, as good as they get; a search does the same.
 
     Args:
         earlier: The run.
         solved: The newcomer's pairs.
-        partners: What the run has kept, of the newcomer's partners alone on their side.
         side: The newcomer's.
         n_first: How many of all pairs are polished.
         bench: Rows of the newcomer, alone on its side, and of its partners.
@@ -249,7 +246,5 @@ def _polished(
     if not wanted:
         return []
     assert solved.solution.kept is not None, "a newcomer leaves what it was given"
-    name = "images" if side == "image" else "texts"
-    alone: dict[str, Any] = {name: getattr(solved.solution.kept, name)[-1:]}
-    met = replace(solved.solution, kept=partners._replace(**alone))
+    met = replace(solved.solution, kept=solved.solution.kept.of_last(side))
     return [polish(wanted, bench, replace(solved, solution=met))]

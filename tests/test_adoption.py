@@ -23,9 +23,11 @@ from hyperalign.run import (
     find_finished,
     find_unfinished,
     load_run,
+    load_stage,
     load_tensors,
     read_log,
     read_result,
+    save_stage,
     write_result,
     write_tensors,
 )
@@ -252,6 +254,37 @@ def test_a_run_whose_kept_file_lacks_what_was_learned_is_refused(folder: Path) -
 
     with pytest.raises(ValueError, match=r"lacks 'image/0/transform': the run is damaged or old; search anew"):
         adopted(folder, run, "wide")
+
+
+def test_newcomers_of_which_all_pictures_tie_score_what_chance_does(folder: Path) -> None:
+    """Hits of ties are fractions; what is kept of them must add up to the score, there and in the next adoption."""
+    for split in ("train", "val", "test"):
+        write_rows(folder, "wide", split, np.ones_like(read_rows(folder, "wide", split)))
+
+    first = adopted(folder, searched(folder), "wide")
+    second = adopted(folder, first, "words")
+
+    assert of_encoder(first, "wide")["score"].tolist() == pytest.approx([100 / 20])
+    assert of_encoder(second, "wide")["score"].tolist() == pytest.approx([100 / 20] * 2)
+
+
+def test_a_search_that_an_earlier_release_cut_short_trains_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("hyperalign.pipeline.score_on_test", _stop)
+        with pytest.raises(KeyboardInterrupt):
+            searched(folder)
+    (cut,) = (folder / "reports").iterdir()
+    stage = load_stage(cut, "hypernet-both-0")
+    assert stage is not None
+    older = {name: array for name, array in stage.tensors.items() if not name.endswith("/transform")}
+    save_stage(cut, "hypernet-both-0", tensors=older, record=stage.record)
+
+    again = searched(folder)
+
+    assert again.path == cut
+    assert len(again.leaderboard) == 2
+    (line,) = (line for line in read_log(cut) if line["event"] == "made anew")
+    assert "lacks 'image/0/transform'" in line["reason"]
 
 
 def test_an_adoption_that_is_cut_short_is_gone_on_with_by_no_search(

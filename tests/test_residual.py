@@ -76,6 +76,25 @@ def test_rows_of_zeros_have_cosines_of_zero_and_break_no_gradient(width: int) ->
     assert all(gradient.isfinite().all() for gradient in gradients)
 
 
+@pytest.mark.parametrize("rate", [1e38, 3e38])
+def test_of_a_training_that_goes_to_pieces_the_closed_form_is_left(rate: float) -> None:
+    """The step itself overflows, or what is emitted does where it is folded into the projections."""
+    grid = plant(60)
+    canonical = build_canonical_grid(grid, CanonicalConfig(rank=8))
+    config = replace(RESIDUAL, n_steps=1, batch_size=16, optimizer="adamw", learning_rate=rate)
+
+    found = solve_residual(grid, canonical, config)
+
+    assert found.kept is not None
+    before = [side.canonical for side in (*canonical.images, *canonical.texts)]
+    for side, plain, learned in zip(
+        (*found.images, *found.texts), before, (*found.kept.images, *found.kept.texts), strict=True
+    ):
+        assert side is not None
+        assert torch.equal(side.projection, plain.projection)
+        assert learned.transform.abs().max() == 0
+
+
 @pytest.mark.parametrize("store_bytes", [0, 2**20])
 @pytest.mark.parametrize("tiled", [False, True])
 def test_a_step_costs_what_runs_at_both_widths(store_bytes: int, tiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,7 +53,6 @@ class CanonicalGrid(NamedTuple):
         cross: (N, M, R, R), connectors from text to image coordinates, from all pictures.
         flops: FLOPs of the set-up: moments, decompositions, projections, cross-products.
         keeps: Whether coordinates of the whole grid fit the memory that was allowed.
-        stacked: (N, n_images, R), what `images` keep, as one; None where they keep nothing.
         whitenings: How the rows of each encoder become white, image encoders first.
         directions: Which directions of white space each keeps; None of a narrow text encoder, which keeps all.
     """
@@ -63,7 +62,6 @@ class CanonicalGrid(NamedTuple):
     cross: Tensor
     flops: int
     keeps: bool
-    stacked: Tensor | None
     whitenings: list[Whitening]
     directions: list[Directions | None]
 
@@ -206,7 +204,7 @@ def build_canonical_grid(
     shapes, told = setup_shapes(grid, config, told), told or [None] * sum(grid.shape)
     images, texts = _sides(grid, config, known or [None] * sum(grid.shape), keep=shapes.keeps)
     found, sums = _image_directions(images, texts, shapes, told)
-    projections = [image.whitening.project(one.basis) for image, one in zip(images, found, strict=True)]
+    projections = [_project(image, one) for image, one in zip(images, found, strict=True)]
     crosses = (projection.mT @ total for projection, total in zip(projections, sums, strict=True))
     image_targets = find_image_targets(crosses, shapes.targets)
     del sums, crosses
@@ -229,7 +227,6 @@ def build_canonical_grid(
         cross=cross,
         flops=setup_flops(shapes, known),
         keeps=shapes.keeps,
-        stacked=stacked,
         whitenings=[side.whitening for side in (*images, *texts)],
         directions=[*found, *on_side],
     )
@@ -277,9 +274,13 @@ def _image_directions(
             total += image.block(first, last).mT @ aims
     found = []
     for image, total, rank, before in zip(images, sums, shapes.image_ranks, told, strict=False):
-        white = _white(total, image.whitening)
-        found.append(find_directions(white if before is None else before.beside(white), rank))
+        found.append(_find(_white(total, image.whitening), rank, before))
     return found, sums
+
+
+def _find(white: Tensor, rank: int, before: Directions | None) -> Directions:
+    """What a cross-product of white rows tells, beside what was told before."""
+    return find_directions(white if before is None else before.beside(white), rank)
 
 
 def _white(cross: Tensor, whitening: Whitening) -> Tensor:
@@ -329,13 +330,12 @@ def _text_directions(
         if width <= shapes.rank:
             found.append(None)
             continue
-        white = _white(next(totals), text.whitening)
-        found.append(find_directions(white if one is None else one.beside(white), rank))
+        found.append(_find(_white(next(totals), text.whitening), rank, one))
     return found
 
 
 def _project(side: Side, directions: Directions | None) -> Tensor:
-    """From centred rows to the directions that are kept, (F, r)."""
+    """From centred rows to the directions that are kept, (F, r); all of white space where none was chosen."""
     width = len(side.whitening.mean)
     return side.whitening.project(torch.eye(width) if directions is None else directions.basis)
 

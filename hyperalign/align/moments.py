@@ -121,8 +121,8 @@ class _Reader:
         self.shift = self.first.mean(0)
 
     def __iter__(self) -> Iterator[Tensor]:
-        """Blocks of the usable rows, once: the first is used up."""
-        yield self.first.sub_(self.shift)
+        """Blocks of the usable rows; the first was read already."""
+        yield self.first - self.shift
         for start in range(BLOCK, len(self.chosen), BLOCK):
             yield self[self.chosen[start : start + BLOCK]]
 

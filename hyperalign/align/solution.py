@@ -42,6 +42,10 @@ class Kept(NamedTuple):
     texts: list[Learned]
     logit_scale: float
 
+    def of_last(self, side: str) -> "Kept":
+        """The last image or text encoder, one that came later, alone on its side."""
+        return self._replace(images=self.images[-1:]) if side == "image" else self._replace(texts=self.texts[-1:])
+
 
 @dataclass(frozen=True, kw_only=True)
 class Solution:

@@ -28,7 +28,6 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "memory_frac": (lambda share: 0 < share <= 1, "in (0, 1]"),
     "optimizer": (lambda name: name in ("adamw", "damped", "sgd"), "adamw, damped or sgd"),
 }
-_N_LOSSES = 59  # of the training curve, beside the first
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -138,14 +138,9 @@ def _adopted(prepared: Prepared, recipe: Recipe, side: str, k: int, seed: int) -
     met = meet(alone.train, side, search.kept, recipe.canonical)
     solution = adopt(side, met, search.kept, recipe.canonical)
     assert solution.kept is not None, "a newcomer leaves what it was given"
-    known = (
-        solution.kept._replace(images=solution.kept.images[-1:])
-        if side == "image"
-        else solution.kept._replace(texts=solution.kept.texts[-1:])
-    )
     return _Found(
         scores=_scores(solution, alone.test),
-        taken=_taken(alone, solution, solution.pairs, known, recipe, seed),
+        taken=_taken(alone, solution, solution.pairs, solution.kept.of_last(side), recipe, seed),
         flops=_flops(solution, alone.val),
         search_flops=_flops(search, without.val),
         unchanged=all(torch.equal(a, b) for a, b in zip(before, _tensors(search), strict=True)),

@@ -71,7 +71,7 @@ def _taken(board: Board) -> list[str]:
     whose = "its polished connector" if method == "polished" else f"the connector of {method}"
     interval = "" if row.low != row.low else f" (95 % interval {row.low:.1f} to {row.high:.1f})"
     return [
-        f"Take {row.image}+{row.text} with {whose}: {row.score:.1f}{interval}, what `hyperalign export` writes. "
+        f"Take {row.image}+{row.text} with {whose}: {row.score:.1f}{interval}, which is what an export of it takes. "
         f"By the connectors of {board.method}:"
     ]
 
