@@ -24,6 +24,7 @@ from hyperalign.align.connectors import (
     siglip,
     tiled_infonce,
     tiled_siglip,
+    unit_rows,
 )
 from hyperalign.ledger import infonce_flops
 
@@ -49,6 +50,29 @@ def test_a_connector_maps_every_pair_by_its_own_weight_and_bias() -> None:
     mapped = connect(torch.tensor([[[3.0, 4.0]], [[3.0, 4.0]]]), Connector(weight, bias))
 
     assert mapped.tolist() == [[[3.0, 8.0, 8.0]], [[5.0, 6.0, 7.0]]]
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (2, 5, 7), (1, 2, 1)])
+def test_unit_rows_and_their_gradients_are_those_of_the_division_by_lengths(shape: tuple[int, ...]) -> None:
+    rows = torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    upstream = torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+    found, expected = unit_rows(rows), rows / rows.square().sum(-1, keepdim=True).sqrt()
+
+    torch.testing.assert_close(found, expected)
+    (gradient,), (plain,) = (torch.autograd.grad(units, rows, upstream) for units in (found, expected))
+    torch.testing.assert_close(gradient, plain)
+
+
+def test_a_row_of_zeros_stays_zero_and_leaves_the_others_their_gradients() -> None:
+    rows = torch.tensor([[0.0, 0.0], [3.0, 4.0]], requires_grad=True)
+
+    units = unit_rows(rows)
+    (gradient,) = torch.autograd.grad(units.sum(), rows)
+
+    assert units.tolist() == [[0.0, 0.0], [pytest.approx(0.6), pytest.approx(0.8)]]
+    assert gradient.isfinite().all()
+    torch.testing.assert_close(gradient[1], torch.tensor([0.8 * 0.2, -0.6 * 0.2]) / 5)
 
 
 def test_a_connector_starts_within_its_bound_and_from_its_own_generator() -> None:

@@ -29,8 +29,9 @@ NETWORK = ResidualConfig(code_dim=4, hidden=(6,))
 def drawn(width: int) -> tuple[Tensor, Tensor, Tensor]:
     """Three image encoders' rows, one text encoder's, and their connectors."""
     generator = torch.Generator().manual_seed(0)
-    image, text, connectors = (torch.randn(*s, generator=generator) for s in ((3, 6, RANK), (6, RANK), (3, RANK, RANK)))
-    text[:, width:] = 0
+    shapes = ((3, 6, RANK), (1, 6, RANK), (3, RANK, RANK))
+    image, text, connectors = (torch.randn(*shape, generator=generator) for shape in shapes)
+    text[:, :, width:] = 0
     return image.requires_grad_(), text.requires_grad_(), connectors
 
 
@@ -59,14 +60,14 @@ def test_the_cosines_have_the_same_gradient_in_either_order(width: int) -> None:
     expected = torch.autograd.grad(cosines(image, text, connectors), (image, text), upstream)
 
     torch.testing.assert_close(found[0], expected[0], atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(found[1][:, :width], expected[1][:, :width], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found[1][:, :, :width], expected[1][:, :, :width], atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_rows_of_zeros_have_cosines_of_zero_and_break_no_gradient(width: int) -> None:
     image, text, connectors = drawn(width)
     with torch.no_grad():
-        image[1, 2], text[4] = 0, 0
+        image[1, 2], text[0, 4] = 0, 0
 
     left, right = _sides(image, text, connectors, width)
     products = left @ right.mT

@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from hyperalign.align.batches import Sampler, valid_items
 from hyperalign.align.canonical import Canonical, Coordinates
 from hyperalign.align.canonical_grid import CanonicalGrid
-from hyperalign.align.connectors import Connector, connect, contrastive, init_connector, is_tiled
+from hyperalign.align.connectors import Connector, connect, contrastive, init_connector, is_tiled, unit_rows
 from hyperalign.align.grid import Gather, Grid, PairIndex, check_pictures
 from hyperalign.align.solution import Progress, Solution, Stop
 from hyperalign.align.train import Drawn, TrainConfig, capped_scale, fit, scale_parameter
@@ -122,8 +121,8 @@ class _PairLearner:
         captions = self.sampler.draw()
         pictures = self.grid.owner[captions]
         _, d_img, d_txt = self.connector.weight.shape
-        image = F.normalize(self.image[pictures][:, :d_img], dim=1)
-        mapped = F.normalize(connect(self.text[captions][None, :, :d_txt], self.connector), dim=2)
+        image = unit_rows(self.image[pictures][:, :d_img])
+        mapped = unit_rows(connect(self.text[captions][None, :, :d_txt], self.connector))
         valid = valid_items(
             self.grid.image_ok[self.pair[0], pictures][None], self.grid.text_ok[self.pair[1], captions][None]
         )

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the field's name for it)
 from torch import Tensor
 
+_LEAST_LENGTH = 1e-12  # a shorter row is divided by this
 _HIDDEN = -1e4  # a logit that adds nothing: e^-1e4 is 0, where -inf would make NaN
 TILE_LOGITS = 2**22  # logits worked on at a time, 16 MiB as float32
 _PART_LOGITS = 2**20  # and of these so many get their weights at a time, which are as many again
@@ -40,6 +41,32 @@ def connect(text: Tensor, connector: Connector) -> Tensor:
         (P, B, D_img), not normalised.
     """
     return torch.baddbmm(connector.bias.unsqueeze(1), text, connector.weight.mT)
+
+
+class _UnitRows(torch.autograd.Function):
+    """Rows over their lengths. With u the unit row and l the length the gradient is (g − (u·g) u) / l."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        """(…, D) unit rows."""
+        lengths = torch.linalg.vector_norm(rows, dim=-1, keepdim=True).clamp_min_(_LEAST_LENGTH)
+        units: Tensor = rows / lengths
+        ctx.save_for_backward(units, lengths)
+        return units
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        """Gradient of the rows, in three passes where that of `F.normalize` takes eleven."""
+        units, lengths = ctx.saved_tensors
+        along = torch.linalg.vecdot(units, grads[0]).unsqueeze(-1)
+        gradient: Tensor = torch.addcmul(grads[0], units, along, value=-1).div_(lengths)
+        return gradient
+
+
+def unit_rows(rows: Tensor) -> Tensor:
+    """Rows (…, D) as unit vectors, as `F.normalize` makes them; zeros stay zeros."""
+    units: Tensor = _UnitRows.apply(rows)
+    return units
 
 
 def init_connector(n_pairs: int, d_img: int, d_txt: int, generator: torch.Generator) -> Connector:
@@ -209,9 +236,9 @@ class _TiledInfoNCE(torch.autograd.Function):
         """(P,) losses; keeps the inverse of both sums of exponentials, (P, B) each."""
         over_text, over_image = image.new_empty(image.shape[:2]), image.new_zeros(image.shape[:2])
         keep = keep and any(ctx.needs_input_grad)
-        ctx.tiles = []
+        ctx.tiles, ctx.shift = [], _shift(logit_scale)
         for rows in _tiles(image.shape[1], tile):
-            exponentials = _exponentials(image, text, logit_scale, valid, rows)
+            exponentials = _exponentials(image, text, logit_scale, ctx.shift, valid, rows)
             over_text[:, rows] = exponentials.sum(2)
             over_image += exponentials.sum(1)
             if keep:
@@ -219,7 +246,9 @@ class _TiledInfoNCE(torch.autograd.Function):
         tiny = torch.finfo(image.dtype).tiny  # where nothing is left of a row of opposites
         over_text.clamp_min_(tiny), over_image.clamp_min_(tiny)
         matched = logit_scale.reshape(-1, 1) * torch.linalg.vecdot(image, text)
-        total = over_text.log() + over_image.log() + 2 * (_shift(logit_scale).reshape(-1, 1) - matched)
+        total = over_text.log() + over_image.log() - 2 * matched
+        if ctx.shift is not None:
+            total += 2 * ctx.shift.reshape(-1, 1)
         over_text.reciprocal_(), over_image.reciprocal_()
         if valid is not None:
             total = total.masked_fill(~valid, 0.0)
@@ -240,7 +269,7 @@ class _TiledInfoNCE(torch.autograd.Function):
         grad_text = torch.zeros_like(text) if to_text_too else None
         tiles, ctx.tiles = ctx.tiles, []  # they are used up; a second backward makes them again
         for rows in _tiles(image.shape[1], ctx.tile):
-            inner = tiles.pop(0) if tiles else _exponentials(image, text, scale, valid, rows)
+            inner = tiles.pop(0) if tiles else _exponentials(image, text, scale, ctx.shift, valid, rows)
             for some in _tiles(inner.shape[1], max(1, _PART_LOGITS // (len(inner) * inner.shape[2]))):
                 part = slice(rows.start + some.start, rows.start + some.stop)
                 inner[:, some] *= over_text[:, part, None] + over_image[:, None, :]
@@ -270,12 +299,14 @@ def _tiles(n_rows: int, tile: int) -> Iterator[slice]:
     return (slice(start, min(start + tile, n_rows)) for start in range(0, n_rows, tile))
 
 
-def _exponentials(image: Tensor, text: Tensor, scale: Tensor, valid: Tensor | None, rows: slice) -> Tensor:
+def _exponentials(
+    image: Tensor, text: Tensor, scale: Tensor, shift: Tensor | None, valid: Tensor | None, rows: slice
+) -> Tensor:
     """(P, tile, B) exponentials of the logits of some images with all texts; 0 where one of the two does not count."""
-    some = image[:, rows]
-    logits = _multiply(some, text.mT, image.new_empty(*some.shape[:2], text.shape[1])).mul_(scale)
-    if _shift(scale).any():
-        logits -= _shift(scale)
+    some = image[:, rows] * scale
+    logits = _multiply(some, text.mT, image.new_empty(*some.shape[:2], text.shape[1]))
+    if shift is not None:
+        logits -= shift
     if valid is not None:
         logits.masked_fill_(~valid[:, rows, None], _HIDDEN).masked_fill_(~valid[:, None, :], _HIDDEN)
     return logits.exp_()
@@ -295,9 +326,9 @@ def _multiply(left: Tensor, right: Tensor, out: Tensor, *, add: bool = False) ->
     return out
 
 
-def _shift(scale: Tensor) -> Tensor:
-    """What a logit is made smaller by, so that a sum of exponentials stays finite in float32: nothing up to s = 70."""
-    return (scale - 70).clamp_min(0.0)
+def _shift(scale: Tensor) -> Tensor | None:
+    """What a logit is made smaller by, so that a sum of exponentials stays finite in float32: None up to s = 70."""
+    return (scale - 70).clamp_min(0.0) if float(scale.max()) > 70 else None
 
 
 def _n_valid(image: Tensor, valid: Tensor | None) -> Tensor | int:

@@ -35,12 +35,12 @@ class DampedMean:
         """
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
         self.n_steps += 1
-        self.power = self.beta * self.power + (1 - self.beta) * _power(gradients)
+        self.power = self.beta * self.power + (1 - self.beta) * power(gradients)
         for mean, gradient in zip(self.means, gradients, strict=True):
             mean.lerp_(gradient, 1 - self.beta)
         weight = 1 - self.beta**self.n_steps  # of all gradients so far; an exponential mean starts at zero
-        signal, power = _power(self.means) / weight**2, self.power / weight
-        damping = max(0.0, 1 - power * self._noise_share() / signal) if signal > 0 else 0.0
+        signal, spread = power(self.means) / weight**2, self.power / weight
+        damping = max(0.0, 1 - spread * self._noise_share() / signal) if signal > 0 else 0.0
         for parameter, mean in zip(self.parameters, self.means, strict=True):
             parameter.sub_(mean, alpha=learning_rate * damping / weight)
         return damping
@@ -51,5 +51,6 @@ class DampedMean:
         return (1 - self.beta) / (1 + self.beta) * (1 + old) / (1 - old)
 
 
-def _power(tensors: Iterable[Tensor]) -> float:
-    return float(sum(tensor.square().sum() for tensor in tensors))
+def power(tensors: Iterable[Tensor]) -> float:
+    """Sum of squares."""
+    return float(sum(torch.dot(flat, flat) for flat in (tensor.flatten() for tensor in tensors)))

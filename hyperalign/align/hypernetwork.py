@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from hyperalign.align.connectors import Connector
+from hyperalign.align.connectors import Connector, unit_rows
 from hyperalign.ledger import matmul_flops, mlp_step_flops
 
 
@@ -40,7 +39,7 @@ class ResidualConfig:
 
 def transform(rows: Tensor, by: Tensor) -> Tensor:
     """(I + T) x for rows x, (E, B, R), and T, (E, R, R) -> (E, B, R)."""
-    return rows + rows @ by.mT
+    return torch.baddbmm(rows, rows, by.mT)
 
 
 def transform_step_flops(batch: int, rank: int) -> int:
@@ -103,7 +102,7 @@ class ResidualNetwork(nn.Module):
         layers = _layers(self.widths[:-1])
         for layer in layers:
             _draw(layer, generator, bias=False)
-        self.hidden = nn.Sequential(*(module for layer in layers for module in (layer, nn.GELU())))
+        self.hidden = nn.Sequential(*(module for layer in layers for module in (layer, nn.GELU("tanh"))))
         self.last = nn.Parameter(torch.zeros(self.widths[-1], self.widths[-2]))
 
     def forward(self, encoders: Tensor) -> Tensor:
@@ -120,7 +119,7 @@ class ResidualNetwork(nn.Module):
     def emit(self, encoders: Tensor) -> Tensor:
         """The same in coordinates that all encoders share, (E, R, R)."""
         hidden = self.hidden(torch.cat([self.codes[encoders], self.get_buffer("side")[encoders]], 1))
-        hidden = F.normalize(hidden - hidden.mean(1, keepdim=True), dim=1)
+        hidden = unit_rows(hidden - hidden.mean(1, keepdim=True))
         return (hidden @ self.last.mT).view(len(encoders), self.rank, self.rank)
 
     def step_flops(self, n_encoders: int) -> int:

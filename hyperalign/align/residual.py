@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from hyperalign.align.batches import Sampler, SubgridOrder, valid_items
 from hyperalign.align.canonical_grid import CanonicalGrid
 from hyperalign.align.closed_form import canonical_solution
-from hyperalign.align.connectors import contrastive, is_tiled
+from hyperalign.align.connectors import contrastive, is_tiled, unit_rows
 from hyperalign.align.consensus import bases_flops, find_bases
 from hyperalign.align.grid import Grid
 from hyperalign.align.hypernetwork import (
@@ -75,8 +74,9 @@ class _ResidualLearner:
         pictures, n_img, width = self.grid.owner[captions], self.grid.shape[0], self.widths[self.grid.shape[0] + j]
         index = torch.from_numpy(encoders)
         emitted = self.network(torch.cat([index, torch.tensor([n_img + j])]))
-        image = transform(self.canonical.images_at(encoders, pictures), emitted[:-1])
-        text = transform(self.canonical.texts[j][captions][None], emitted[-1:])[0]
+        to_image, to_text = emitted.split([len(encoders), 1])
+        image = transform(self.canonical.images_at(encoders, pictures), to_image)
+        text = transform(self.canonical.texts[j][captions][None], to_text)
         valid = valid_items(self.grid.image_ok[encoders][:, pictures], self.grid.text_ok[j, captions][None])
         sides = _sides(image, text, self.canonical.cross[index, j], width)
         losses = contrastive(*sides, capped_scale(self.log_scale), valid)
@@ -92,18 +92,18 @@ def _sides(image: Tensor, text: Tensor, connectors: Tensor, width: int) -> tuple
 
     Args:
         image: x, (P, B, R)
-        text: y, (B, R), zero from `width` on.
+        text: y, (1, B, R), zero from `width` on.
         connectors: C, (P, R, R)
         width: r, the text encoder's own coordinates.
 
     Returns:
         Two (P, B, R), or (P, B, r) where the text encoder is narrower.
     """
-    image = F.normalize(image, dim=2)
-    if width == text.shape[1]:
-        return image, F.normalize(text @ connectors.mT, dim=2)
-    connectors, text = connectors[:, :, :width], text[:, :width]
-    lengths = ((text @ (connectors.mT @ connectors)) * text).sum(2, keepdim=True)
+    image = unit_rows(image)
+    if width == text.shape[2]:
+        return image, unit_rows(text.expand(len(image), -1, -1) @ connectors.mT)
+    connectors, text = connectors[:, :, :width], text[:, :, :width].expand(len(image), -1, -1)
+    lengths = torch.linalg.vecdot(text @ (connectors.mT @ connectors), text).unsqueeze(2)
     return image @ connectors, text * lengths.clamp_min(1e-12).rsqrt()
 
 

@@ -5,7 +5,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from hyperalign.align.batches import PairOrder, Sampler, valid_items
-from hyperalign.align.connectors import connect, contrastive, is_tiled
+from hyperalign.align.connectors import connect, contrastive, is_tiled, unit_rows
 from hyperalign.align.grid import KEEP_BYTES, Gather, Grid, blocks, check_pictures
 from hyperalign.align.hypernetwork import SlicedNetwork
 from hyperalign.align.solution import Progress, Solution, Stop
@@ -49,9 +49,9 @@ class _SlicedLearner:
         text = self.captions[captions][None]
         losses, flops = [], self.network.step_flops(len(pairs))
         for (i, _), image, out in zip(pairs, rows, outs, strict=True):
-            mapped = F.normalize(connect(text, self.network.slice_connector(out, image.shape[1])), dim=2)
+            mapped = unit_rows(connect(text, self.network.slice_connector(out, image.shape[1])))
             valid = valid_items(self.grid.image_ok[i, pictures][None], text_ok[None])
-            losses.append(contrastive(F.normalize(image, dim=1)[None], mapped, scale, valid))
+            losses.append(contrastive(unit_rows(image)[None], mapped, scale, valid))
             tiled = is_tiled(1, len(captions))
             flops += connector_step_flops(len(captions), text.shape[2], image.shape[1], tiled=tiled)
         loss = torch.cat(losses).mean()

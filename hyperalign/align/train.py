@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from hyperalign.align.damped import DampedMean
+from hyperalign.align.damped import DampedMean, power
 from hyperalign.ledger import adamw_flops, damped_flops, sgd_flops
 
 MAX_LOGIT_SCALE = 100.0
@@ -279,10 +279,12 @@ def _descend(parameters: Sequence[Tensor], rate: float) -> None:
 
 def _backward(loss: Tensor, parameters: Sequence[Tensor], config: TrainConfig) -> bool:
     """Gradients, scaled down to the norm; False where they or the loss are not finite and no step may be taken."""
-    if not loss.isfinite():
+    if not math.isfinite(loss.item()):
         return False
     loss.backward()
-    return bool(torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm or math.inf).isfinite())
+    if not config.clip_norm:
+        return math.isfinite(power(p.grad for p in parameters if p.grad is not None))
+    return bool(torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm).isfinite())
 
 
 class _Watch:
