@@ -135,12 +135,36 @@ def test_a_rate_means_the_same_for_every_width(hidden: tuple[int, ...]) -> None:
     torch.testing.assert_close(network(torch.tensor([0])), -upstream, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("common", [0.0, 0.25, 0.9])
+def test_what_one_encoder_learns_the_others_of_its_side_learn_in_part(common: float) -> None:
+    """With unit codes on two axes the two image encoders have the side alone in common, the text encoder nothing."""
+    network = ResidualNetwork(
+        torch.eye(3).repeat(3, 1, 1), 2, ResidualConfig(code_dim=4, hidden=(), common=common), generator()
+    )
+    upstream = torch.randn(1, 3, 3, generator=generator())
+    with torch.no_grad():
+        network.codes.copy_(torch.tensor([[1.0, -1, 0, 0], [0, 0, 1, -1], [1, 1, -1, -1]]))
+        network.get_buffer("side").zero_()
+
+    (network(torch.tensor([0])) * upstream).sum().backward()
+    with torch.no_grad():
+        assert network.last.grad is not None
+        network.last.sub_(network.last.grad)
+
+    own, peer, other = network(torch.arange(3))
+    torch.testing.assert_close(own, -upstream[0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(peer, -common * upstream[0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(other, torch.zeros(3, 3), atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
         ({"code_dim": 0}, "must be at least 1"),
         ({"hidden": (8, 0)}, "must be at least 1"),
         ({"hidden": (8, 1)}, "at least 2 wide, got 1"),
+        ({"common": 1.0}, r"common must be in \[0, 1\), got 1.0"),
+        ({"common": -0.1}, "got -0.1"),
     ],
 )
 def test_a_width_that_says_nothing_is_refused(wrong: dict[str, Any], sentence: str) -> None:

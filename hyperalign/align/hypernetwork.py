@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from hyperalign.align.connectors import Connector, unit_rows
 from hyperalign.ledger import matmul_flops, mlp_step_flops
 
+_N_SIDES = 2  # images and texts
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResidualConfig:
@@ -24,10 +26,12 @@ class ResidualConfig:
     Attributes:
         code_dim: Width of the learned code of an encoder.
         hidden: Widths of the MLP's hidden layers, the last at least 2; without any, codes are mapped as they are.
+        common: Share, in [0, 1), of what goes into the last layer that is the same for all encoders of a side.
     """
 
     code_dim: int = 32
     hidden: tuple[int, ...] = (32,)
+    common: float = 0.25
 
     def __post_init__(self) -> None:
         """Refuse values no run could use."""
@@ -35,6 +39,8 @@ class ResidualConfig:
             raise ValueError(f"code_dim and hidden must be at least 1, got {self}")
         if self.hidden and self.hidden[-1] < 2:
             raise ValueError(f"the last hidden layer must be at least 2 wide, got {self.hidden[-1]}")
+        if not 0 <= self.common < 1:
+            raise ValueError(f"common must be in [0, 1), got {self.common}")
 
 
 def transform(rows: Tensor, by: Tensor) -> Tensor:
@@ -77,8 +83,9 @@ def _emit_flops(n_rows: int, widths: Sequence[int]) -> int:
 class ResidualNetwork(nn.Module):
     """One code per encoder and its side → a transform of its canonical space, T = Q MLP(code, side) Qᵀ.
 
-    Q is the encoder's basis. What goes into the last layer is centred and has length 1, so that a rate means the same
-    for every width; the last layer starts at zero: at the start every connector is the closed form.
+    Q is the encoder's basis. What goes into the last layer has length 1, so that a rate means the same for every width:
+    the centred hidden layer, and a number for the side, for codes are hardly alike and would leave every encoder to
+    learn by itself. The last layer starts at zero: at the start every connector is the closed form.
     Codes of the N image encoders come first, then those of the M text encoders.
     """
 
@@ -98,12 +105,16 @@ class ResidualNetwork(nn.Module):
         side[n_image:] = -1
         self.register_buffer("side", side)
         self.register_buffer("bases", bases)
-        self.widths = (config.code_dim + 1, *config.hidden, self.rank**2)
-        layers = _layers(self.widths[:-1])
+        self.widths = (config.code_dim + 1, *config.hidden)
+        layers = _layers(self.widths)
         for layer in layers:
             _draw(layer, generator, bias=False)
         self.hidden = nn.Sequential(*(module for layer in layers for module in (layer, nn.GELU("tanh"))))
-        self.last = nn.Parameter(torch.zeros(self.widths[-1], self.widths[-2]))
+        common = torch.zeros(n_encoders, _N_SIDES)
+        common[:n_image, 0] = common[n_image:, 1] = config.common**0.5
+        self.register_buffer("common", common)
+        self.own = (1 - config.common) ** 0.5
+        self.last = nn.Parameter(torch.zeros(self.rank**2, self.widths[-1] + _N_SIDES))
 
     def forward(self, encoders: Tensor) -> Tensor:
         """Transforms of some encoders' own coordinates.
@@ -120,17 +131,22 @@ class ResidualNetwork(nn.Module):
         """The same in coordinates that all encoders share, (E, R, R)."""
         hidden = self.hidden(torch.cat([self.codes[encoders], self.get_buffer("side")[encoders]], 1))
         hidden = unit_rows(hidden - hidden.mean(1, keepdim=True))
+        hidden = torch.cat([hidden * self.own, self.get_buffer("common")[encoders]], 1)
         return (hidden @ self.last.mT).view(len(encoders), self.rank, self.rank)
 
     def step_flops(self, n_encoders: int) -> int:
         """FLOPs of one emission for `n_encoders` encoders, forward and backward."""
         turned = 4 * n_encoders * matmul_flops(self.rank, self.rank, self.rank)
-        return mlp_step_flops(n_encoders, self.widths, input_grad=True) + turned
+        return sum(mlp_step_flops(n_encoders, part, input_grad=True) for part in self._products()) + turned
 
     def emit_flops(self, n_encoders: int) -> int:
         """FLOPs of one emission, forward alone."""
         turned = 2 * n_encoders * matmul_flops(self.rank, self.rank, self.rank)
-        return _emit_flops(n_encoders, self.widths) + turned
+        return sum(_emit_flops(n_encoders, part) for part in self._products()) + turned
+
+    def _products(self) -> tuple[tuple[int, ...], tuple[int, int]]:
+        """Widths of the hidden layers, and of the last."""
+        return self.widths, (self.last.shape[1], self.last.shape[0])
 
 
 def in_own(shared: Tensor, bases: Tensor) -> Tensor:

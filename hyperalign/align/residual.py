@@ -25,11 +25,11 @@ from hyperalign.align.train import Drawn, TrainConfig, capped_scale, fit, scale_
 from hyperalign.ledger import infonce_flops, matmul_flops
 
 RESIDUAL = TrainConfig(
-    n_visits=16,
+    n_visits=8,
     batch_size=512,
     pairs_per_step=3,
     optimizer="damped",
-    learning_rate=2.0,
+    learning_rate=2.7,
     clip_norm=0.0,
     logit_scale=10.0,
     learn_scale=False,
