@@ -203,7 +203,7 @@ def test_a_setting_names_what_differs(world: Path) -> None:
     words = [setting_of(method, recipe) for method in METHODS]
 
     assert words[0] == "no training"
-    assert words[2] == "batch 16, 10 steps x 3 pairs, rate 2"
+    assert words[2] == "batch 16, 10 steps x 3 pairs, rate 2.7"
     assert words[4] == "batch 16, 6 epochs, rate 0.05"
     assert words[5] == "batch 16, 2 epochs, rate 0.002"
 
@@ -359,7 +359,7 @@ def test_the_claims_are_read_off_the_rows(curved: list[Sheet]) -> None:
     def mean(method: str, setting: str, column: str) -> float:
         return float(np.mean([r[column] for r in rows if r["method"] == method and r["setting"] == setting]))
 
-    own, base = "batch 16, 10 steps x 3 pairs, rate 2", "batch 16, 6 epochs, rate 0.05"
+    own, base = "batch 16, 10 steps x 3 pairs, rate 2.7", "batch 16, 6 epochs, rate 0.05"
     gain = mean("hypernet", own, "test_score") - mean("ape", base, "test_score")
     assert differences[0]["score"] == pytest.approx(gain, abs=2e-3)
     assert differences[0]["low_score"] < gain < differences[0]["high_score"]
