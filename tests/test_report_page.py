@@ -157,7 +157,7 @@ def test_a_limit_ranks_anew_as_the_program_does(browser: Any, run: Run) -> None:
         move(page, "Image parameters: at least", 3)
         move(page, "Image width: at most", 1)
         page.get_by_role("button", name="MIT").click()
-        page.wait_for_function("document.querySelectorAll('#board tbody tr').length === " + str(len(table)))
+        playwright.expect(page.locator("#board tbody tr")).to_have_count(len(table))
         assert pairs_of(page) == list(zip(table["image_encoder"], table["text_encoder"], strict=True))
         assert [int(text.rstrip("=")) for text in column(page, "rank")] == table["rank"].tolist()
         chances = [0.0 if text == "<0.01" else float(text) for text in column(page, "P(best)")]
@@ -232,9 +232,10 @@ def test_arrow_keys_go_through_a_figure_and_select_everywhere(browser: Any, run:
         page.keyboard.press("ArrowRight")
         page.keyboard.press("Enter")
 
+        page.wait_for_url(lambda url: "open=" in url)  # the address follows what is drawn
         [pair] = words_of(page)["open"]
         assert "score" in page.locator("#spoken").inner_text()
-        page.wait_for_function("document.querySelectorAll('#recall-pairs li').length === 1")
+        playwright.expect(page.locator("#recall-pairs li")).to_have_count(1)
         assert page.locator("#recall-pairs li").all_inner_texts() == [pair]
         assert page.locator("#drawer-title").inner_text() == pair.replace("+", " + ")
 
