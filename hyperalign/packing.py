@@ -205,7 +205,8 @@ def _whitening(tensors: Mapping[str, NDArray[Any]], name: str, given: Mapping[st
 
 
 def _fit(given: Mapping[str, Any]) -> Fit:
-    """NaN is null in JSON."""
+    """NaN is null in JSON; earlier releases timed the looks here too."""
+    given = {name: value for name, value in given.items() if name != "look_seconds"}
     looks = [Look(int(step), *(float("nan") if x is None else x for x in rest)) for step, *rest in given["looks"]]
     losses = [(int(step), float(loss)) for step, loss in given.get("losses", [])]
     return Fit(**{**given, "looks": looks, "losses": losses})

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import torch
 from PIL import Image
 from small_zoo import small_config, write_world
 
-from hyperalign.align.train import Drawn, TrainConfig, fit
 from hyperalign.bench import loss_memory, speed, throughput, timed
 from hyperalign.bench.loss_memory import run_loss_apart
 from hyperalign.bench.opened import Opened, open_bench
@@ -26,6 +26,7 @@ from hyperalign.embed.pictures import whole_files
 from hyperalign.embed.scenes import ScenePictures
 from hyperalign.embed.zoo import load_zoo
 from hyperalign.ledger import search_flops
+from hyperalign.scoring import mean_score
 from hyperalign.show.benched import benched_table
 from hyperalign.solve import Method
 
@@ -97,20 +98,26 @@ def test_training_alone_is_less_than_the_search_and_has_its_own_share(
         assert row["training_peak_share"] == pytest.approx(row["training_flops_per_second"] / 1e9)
 
 
-def test_the_looks_at_validation_are_timed() -> None:
-    class Idle:
-        parameters = (torch.zeros(2, requires_grad=True),)
+def test_looks_at_validation_are_taken_off_the_training_once(
+    small: tuple[Asked, Opened, list[Timed]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, opened, _ = small
+    seconds = 0.5
 
-        def draw(self) -> Drawn:
-            return Drawn(self.parameters[0].sum(), self.parameters[0].sum(), 1)
+    def slow(*given: Any) -> float:
+        time.sleep(seconds)
+        return mean_score(*given)
 
-    def look() -> float:
-        torch.linalg.svd(torch.eye(200))
-        return 1.0
+    monkeypatch.setattr("hyperalign.solve.mean_score", slow)
+    monkeypatch.setattr(timed, "ONCE_SECONDS", 0.0)
+    found = time_method(Method("hypernet", "both", 0), opened, asked)
 
-    config = TrainConfig(n_steps=4, n_validations=2)
-
-    assert fit(Idle(), config, 4, validate=look).look_seconds > 50 * fit(Idle(), config, 4).look_seconds > 0
+    by_stage = {line.stage: line.seconds for line in found.solved.lines}
+    n_looks = sum(len(fit.looks) for fit in found.solved.solution.fits)
+    assert n_looks > 1
+    assert by_stage["validation"] > n_looks * seconds
+    assert 0 < found.training_seconds < n_looks * seconds
+    assert found.training_seconds == by_stage["training"]
 
 
 def test_short_methods_are_repeated_and_the_fastest_run_is_kept(

@@ -5,7 +5,6 @@ and where it is, the best validated state wins, the start included: a run that g
 """
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
@@ -175,7 +174,6 @@ class Fit:
         best_step: The step whose state was kept.
         diverged: Whether a loss or a gradient that was not finite ended the training.
         stopped: Whether it was told to stop before it was finished.
-        look_seconds: Wall time of the looks at validation.
     """
 
     looks: list[Look] = field(default_factory=list)
@@ -186,7 +184,6 @@ class Fit:
     best_step: int = 0
     diverged: bool = False
     stopped: bool = False
-    look_seconds: float = 0.0
 
     @property
     def rolled_back(self) -> bool:
@@ -330,9 +327,7 @@ class _Watch:
                 parameter.copy_(value)
 
     def _look(self) -> None:
-        start = time.perf_counter()
         score = math.nan if self.validate is None else self.validate()
-        self.record.look_seconds += time.perf_counter() - start
         self.record.looks.append(Look(self.record.n_steps, self.last, score))
         if not self.kept or score >= self.best:
             self.best = -math.inf if math.isnan(score) else score
