@@ -177,7 +177,7 @@ def test_a_want_of_memory_is_no_fault_of_the_picture(tmp_path: Path, monkeypatch
 def test_what_workers_are_given_can_be_sent_to_a_process_that_was_not_forked(tmp_path: Path) -> None:
     """MacOS and Windows start workers anew."""
     picture = PictureInput(size=(8, 8), mean=(0.0,) * 3, std=(1.0,) * 3, interpolation="bilinear", crop_pct=1.0)
-    batches = feed._Batches(whole_files(pictures(tmp_path, 3)), range(3), picture_transform(picture), picture.size, 2)
+    batches = feed.Batches(whole_files(pictures(tmp_path, 3)), range(3), picture_transform(picture), picture.size, 2)
 
     again = pickle.loads(pickle.dumps(batches))
 

@@ -8,7 +8,8 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,13 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from hyperalign.embed.feed import feed, worthwhile_workers
+from hyperalign.embed.feed import Batch, feed, worthwhile_workers
 from hyperalign.embed.fitting import fitting
 from hyperalign.embed.networks import PictureInput, build_network, first_line, picture_transform
 from hyperalign.embed.pictures import Pictures
 from hyperalign.embed.sentences import build_sentence_encoder, n_cut, n_parameters, probe_caption
 from hyperalign.embed.shards import read_array
+from hyperalign.embed.spread import SHARE, RowBatch, can_spread, embed_spread, worthwhile_processes
 from hyperalign.embed.zoo import EncoderSpec, Facts
 
 Progress = Callable[[str, int, int], None]
@@ -198,7 +200,7 @@ def embed_pictures(  # noqa: PLR0913 - whose pictures, which of them, how, and w
         start: First index.
         stop: One past the last index.
         batch_size: Pictures computed at a time; halved where memory does not hold so many.
-        n_workers: Processes that decode; None chooses.
+        n_workers: Processes that decode, and on a CPU embed what they decoded; None chooses, 0 is this one alone.
         tell: Told after each batch how many of these pictures are done.
         shrunk: Told the smaller batch size where memory did not hold a larger one.
 
@@ -207,28 +209,46 @@ def embed_pictures(  # noqa: PLR0913 - whose pictures, which of them, how, and w
     """
     if encoder.picture is None or encoder.transform is None:
         raise ValueError(f"encoder {encoder.spec.name!r} embeds captions, not pictures")
-    if n_workers is None:
-        n_workers = worthwhile_workers(stop - start, device=encoder.device.type)
+    n_processes, n_workers = _share_out(encoder, pictures, stop - start, n_workers)
+    given = pictures, range(start, stop), encoder.transform, encoder.picture
+    if n_processes:
+        size, compute = min(batch_size, SHARE), partial(_encode_what_fits, replace(encoder, n_threads=1))
+        batches = embed_spread(*given, compute, batch_size=size, n_processes=n_processes)
+    else:
+        size = batch_size
+        batches = _embed_here(encoder, feed(*given, batch_size=size, n_workers=n_workers), size)
     rows = np.empty((stop - start, encoder.facts.embed_dim), np.float32)
     bad: list[tuple[int, str]] = []
-    size = batch_size
-    for batch in feed(
-        pictures,
-        range(start, stop),
-        encoder.transform,
-        encoder.picture,
-        batch_size=batch_size,
-        n_workers=n_workers,
-    ):
-        first = batch.start - start
-        found, size = _told(*_encode_what_fits(encoder, batch.pictures, size), size, shrunk)
-        rows[first : first + len(batch.pictures)] = found
+    for batch in batches:
+        done = batch.start - start + len(batch.rows)
+        rows[batch.start - start : done] = batch.rows
         bad.extend(batch.bad)
+        if batch.size < size and shrunk is not None:
+            shrunk(batch.size)
+        size = min(size, batch.size)
         if tell is not None:
-            tell(first + len(batch.pictures))
+            tell(done)
     for index, _ in bad:
         rows[index - start] = np.nan
     return rows, bad
+
+
+def _share_out(encoder: Encoder, pictures: Pictures, n_pictures: int, n_workers: int | None) -> tuple[int, int]:
+    """Processes that decode and embed, or none of these and processes that decode beside this one."""
+    device = encoder.device.type
+    spread, asked = can_spread(pictures, device=device), n_workers is not None
+    if n_workers is None:
+        n_workers = worthwhile_workers(n_pictures, device=device)
+    if not spread:
+        return 0, n_workers
+    return n_workers if asked else worthwhile_processes(n_workers, encoder.n_threads or torch.get_num_threads()), 0
+
+
+def _embed_here(encoder: Encoder, batches: Iterator[Batch], size: int) -> Iterator[RowBatch]:
+    """Rows of batches, computed by this process on all its threads or on its device, `size` at a time or fewer."""
+    for batch in batches:
+        rows, size = _encode_what_fits(encoder, batch.pictures, size)
+        yield RowBatch(batch.start, rows, batch.bad, size)
 
 
 def _encode_what_fits(encoder: Encoder, pictures: Tensor, size: int) -> tuple[NDArray[np.float32], int]:
@@ -238,15 +258,6 @@ def _encode_what_fits(encoder: Encoder, pictures: Tensor, size: int) -> tuple[ND
         return np.concatenate([encoder.encode(part).cpu().numpy() for part in pictures.split(size)])
 
     return fitting(compute, size, f"encoder {encoder.spec.name!r}")
-
-
-def _told(
-    rows: NDArray[np.float32], size: int, before: int, shrunk: Callable[[int], None] | None
-) -> tuple[NDArray[np.float32], int]:
-    """The same rows and size; a smaller size than before is told."""
-    if size < before and shrunk is not None:
-        shrunk(size)
-    return rows, size
 
 
 def embed_captions(
@@ -276,7 +287,10 @@ def embed_captions(
         def compute(size: int, block: Sequence[str] = block) -> NDArray[np.float32]:
             return np.asarray(encoder.encode(block, batch_size=size).cpu().numpy())
 
-        rows[start : start + len(block)], size = _told(*fitting(compute, size, what), size, shrunk)
+        before = size
+        rows[start : start + len(block)], size = fitting(compute, size, what)
+        if size < before and shrunk is not None:
+            shrunk(size)
         if tell is not None:
             tell(start + len(block))
     return rows

@@ -72,27 +72,30 @@ def feed(
     if (stream := in_order(pictures, bounds)) is not None:
         return _streamed(stream, bounds, partial(_made, transform), picture, batch_size, n_workers)
     loader = DataLoader(
-        _Batches(pictures, bounds, transform, picture.size, batch_size),
+        Batches(pictures, bounds, transform, picture.size, batch_size),
         batch_size=None,  # an item is a batch already
         num_workers=n_workers,
-        collate_fn=_as_it_is,  # so that torch does not take the batch for a nest of tensors
+        collate_fn=as_it_is,  # so that torch does not take the batch for a nest of tensors
     )
     return iter(loader)
 
 
-class _Batches(Dataset[Batch]):
+class Batches(Dataset[Batch]):
     """Batches by number, made wherever they are asked for."""
 
     def __init__(
         self, pictures: Pictures, bounds: range, transform: Transform, size: tuple[int, int], batch_size: int
     ) -> None:
+        """Of the pictures in `bounds`, transformed to (3, *size) bytes, so many in a batch."""
         self.pictures, self.bounds, self.transform = pictures, bounds, transform
         self.size, self.batch_size = size, batch_size
 
     def __len__(self) -> int:
+        """Return the number of batches."""
         return math.ceil(len(self.bounds) / self.batch_size)
 
     def __getitem__(self, number: int) -> Batch:
+        """Make one batch."""
         if not 0 <= number < len(self):
             raise IndexError(number)
         indices = self.bounds[number * self.batch_size : (number + 1) * self.batch_size]
@@ -167,13 +170,17 @@ def worthwhile_workers(n_pictures: int, *, device: str) -> int:
     None for few pictures. Beside an encoder on the CPU half of the cores, which it needs itself; else one for each
     core, up to eight.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if n_pictures < _WORTH_WORKERS:
         return 0
-    return min(cores // 2 if device == "cpu" else cores, 8)
+    return min(n_cores() // 2 if device == "cpu" else n_cores(), 8)
 
 
-def _as_it_is(batch: Any) -> Any:
+def n_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def as_it_is(batch: Any) -> Any:
     """No collating; a named function, since a worker must be able to find it."""
     return batch
 

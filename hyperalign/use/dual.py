@@ -80,7 +80,7 @@ class DualEncoder:
         Args:
             pictures: Paths, bytes of picture files, or PIL pictures; one alone counts as a list of one.
             batch_size: Pictures computed at a time.
-            n_workers: Processes that decode; None chooses.
+            n_workers: Processes that decode, and on a CPU embed what they decoded; None chooses, 0 is this one alone.
             tell: Told after each batch how many are done.
 
         Returns:
@@ -113,7 +113,7 @@ class DualEncoder:
             start: First index.
             stop: One past the last index; None is the end.
             batch_size: Pictures computed at a time.
-            n_workers: Processes that decode; None chooses.
+            n_workers: Processes that decode, and on a CPU embed what they decoded; None chooses, 0 is this one alone.
             tell: Told after each batch how many of these are done.
         """
         stop = len(pictures) if stop is None else stop
