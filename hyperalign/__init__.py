@@ -37,6 +37,7 @@ The map, in the order in which data meets the modules; a line of code may import
         networks        a spec becomes a picture network
         sentences       a spec becomes a sentence encoder
         feed            pictures on their way to an encoder
+        spread          rows of pictures from all cores of a CPU
         fitting         batches that memory does not hold, halved
         encoders        a spec becomes a frozen encoder
         bare            the yardstick of embedding throughput

@@ -129,6 +129,15 @@ def test_every_width_shows_the_pair_its_score_and_both_ratios(finished_run: Run,
     assert "15.0×" in text
 
 
+def test_ratios_of_the_same_two_sides_are_one_by_both_their_names(finished_run: Run) -> None:
+    matched, own = finished_run.result["ratios"]
+    finished_run.result["ratios"] = [matched, {**matched, "setting": own["setting"]}]
+
+    for text in (printed(finished_run, 120), render_page(finished_run).split("<script")[0]):
+        assert text.count("matched batch 512, each at its own best: 31.0×") == 1
+        assert text.count("ape, text, 10 epochs, 3 pairs, computed") == 1
+
+
 def test_a_wide_terminal_shows_every_column_of_the_answer(finished_run: Run) -> None:
     text = printed(finished_run, 200)
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from PIL import Image
 from test_streams import N_EACH, N_SHARDS, shards
 
 from hyperalign.embed import spread
+from hyperalign.embed.consent import Written
 from hyperalign.embed.data import open_dataset
 from hyperalign.embed.encoders import Encoder, embed_pictures
 from hyperalign.embed.networks import PictureInput, picture_transform
@@ -94,6 +96,25 @@ def test_a_process_has_one_thread(files: StoredPictures, n_threads: int | None) 
     rows, _ = embed(files, Told(), 2, n_threads=n_threads)
 
     assert set(rows[np.isfinite(rows[:, 2]), 2]) == {1}
+
+
+def test_a_network_of_somebodys_own_function_stays_in_this_process(files: StoredPictures, tmp_path: Path) -> None:
+    """It may have threads of its own, which a fork leaves behind: it would wait for them without end."""
+    (tmp_path / "factory.py").write_text("")
+    own = EncoderSpec(
+        name="own",
+        modality="image",
+        loader="python",
+        factory=Written("factory.py:told"),
+        folder=tmp_path,
+        input_size=8,
+        mean=(0, 0, 0),
+        std=(1, 1, 1),
+    )
+
+    rows, _ = embed_pictures(replace(told_encoder(Told()), spec=own), files, 4, 40, n_workers=2)
+
+    assert set(rows[:, 1]) == {os.getpid() % 10**6}
 
 
 def test_a_process_embeds_fewer_at_a_time_where_memory_is_short(files: StoredPictures) -> None:

@@ -17,7 +17,7 @@ from hyperalign.run import Run, read_log
 from hyperalign.show import words
 from hyperalign.show.against import hold_against
 from hyperalign.show.chances import Chances
-from hyperalign.show.view import Board, costs, draw_board
+from hyperalign.show.view import Board, costs, distinct_ratios, draw_board
 
 __all__ = ["describe"]
 
@@ -80,7 +80,7 @@ def describe(run: Run, chances: Chances | None, others: Sequence[Run] = ()) -> d
         "reference": _reference(run, board),
         "agreement": [_plain(item) for item in result.get("agreement", [])],
         "costs": [asdict(line) for line in costs(run)],
-        "ratios": [_plain(item) for item in result.get("ratios", [])],
+        "ratios": [_plain(item) for item in distinct_ratios(run)],
         "curves": _curves(run),
         "pictures": _pictures(run),
         "against": [hold_against(run, other) for other in others],

@@ -13,11 +13,23 @@ import pandas as pd
 
 from hyperalign.kept import best_row, read_notes, undamaged
 from hyperalign.ledger import SEARCH_STAGES
-from hyperalign.record import CEILING, AgreementRecord
+from hyperalign.record import CEILING, AgreementRecord, RatioRecord
 from hyperalign.run import Run
 from hyperalign.show.words import clean, duration, flops, times
 
-__all__ = ["ABOUT_RATIOS", "Board", "Cost", "RatioView", "Row", "agreements", "costs", "draw_board", "ratios", "totals"]
+__all__ = [
+    "ABOUT_RATIOS",
+    "Board",
+    "Cost",
+    "RatioView",
+    "Row",
+    "agreements",
+    "costs",
+    "distinct_ratios",
+    "draw_board",
+    "ratios",
+    "totals",
+]
 
 ABOUT_RATIOS = (
     "A ratio is the cost of training every pair by the baseline over the cost of this search (set-up + training + "
@@ -206,8 +218,18 @@ def ratios(run: Run) -> list[RatioView]:
             baseline=f"{clean(item['baseline'])}: {flops(item['baseline_flops'])}",
             method=f"{clean(item['method'])}: {flops(item['method_flops'])}",
         )
-        for item in run.result.get("ratios", [])
+        for item in distinct_ratios(run)
     ]
+
+
+def distinct_ratios(run: Run) -> list[RatioRecord]:
+    """The ratios on record; those of the same two sides are one, by the names of all of them."""
+    found: dict[tuple[str, str], RatioRecord] = {}
+    for item in run.result.get("ratios", []):
+        sides = item["baseline"], item["method"]
+        names = [found[sides]["setting"]] if sides in found else []
+        found[sides] = {**item, "setting": ", ".join([*names, item["setting"]])}
+    return list(found.values())
 
 
 def agreements(run: Run) -> list[AgreementRecord]:
