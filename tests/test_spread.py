@@ -2,8 +2,10 @@
 
 import os
 import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -98,23 +100,23 @@ def test_a_process_has_one_thread(files: StoredPictures, n_threads: int | None) 
     assert set(rows[np.isfinite(rows[:, 2]), 2]) == {1}
 
 
-def test_a_network_of_somebodys_own_function_stays_in_this_process(files: StoredPictures, tmp_path: Path) -> None:
-    """It may have threads of its own, which a fork leaves behind: it would wait for them without end."""
+@pytest.mark.parametrize("foreign", [False, True])
+def test_a_network_that_may_compute_by_another_library_stays_in_this_process(
+    files: StoredPictures, tmp_path: Path, foreign: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads of that library do not outlive a fork."""
+    for name in spread._RUNTIMES:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    if foreign:
+        monkeypatch.setitem(sys.modules, "onnxruntime", ModuleType("onnxruntime"))
     (tmp_path / "factory.py").write_text("")
-    own = EncoderSpec(
-        name="own",
-        modality="image",
-        loader="python",
-        factory=Written("factory.py:told"),
-        folder=tmp_path,
-        input_size=8,
-        mean=(0, 0, 0),
-        std=(1, 1, 1),
-    )
+    own: dict[str, Any] = {"factory": Written("factory.py:told"), "input_size": 8, "mean": (0, 0, 0), "std": (1, 1, 1)}
+    spec = EncoderSpec(name="own", modality="image", loader="python", folder=tmp_path, **own)
 
-    rows, _ = embed_pictures(replace(told_encoder(Told()), spec=own), files, 4, 40, n_workers=2)
+    rows, _ = embed_pictures(replace(told_encoder(Told()), spec=spec), files, 4, 40, n_workers=2)
 
-    assert set(rows[:, 1]) == {os.getpid() % 10**6}
+    assert (os.getpid() % 10**6 in rows[:, 1]) == foreign
+    assert os.getpid() % 10**6 not in embed(files, Told(), 2)[0][:, 1], "a network of timm computes by torch"
 
 
 def test_a_process_embeds_fewer_at_a_time_where_memory_is_short(files: StoredPictures) -> None:
@@ -173,7 +175,7 @@ def test_processes_embed_where_they_are_forked_on_a_cpu(files: StoredPictures, m
         ("spawn", files, "cpu", False),
     ):
         monkeypatch.setattr(spread, "get_start_method", lambda allow_none, method=method: method)
-        assert can_spread(pictures, device=device) is expected
+        assert can_spread(pictures, device=device, own_code=False) is expected
 
 
 @pytest.mark.parametrize(

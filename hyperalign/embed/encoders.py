@@ -234,12 +234,9 @@ def embed_pictures(  # noqa: PLR0913 - whose pictures, which of them, how, and w
 
 
 def _share_out(encoder: Encoder, pictures: Pictures, n_pictures: int, n_workers: int | None) -> tuple[int, int]:
-    """Processes that decode and embed, or none of these and processes that decode beside this one.
-
-    Somebody's own function may give a network with threads of its own, which a fork would leave behind.
-    """
+    """Processes that decode and embed, or none of these and processes that decode beside this one."""
     device, asked = encoder.device.type, n_workers is not None
-    spread = encoder.spec.loader != "python" and can_spread(pictures, device=device)
+    spread = can_spread(pictures, device=device, own_code=encoder.spec.loader == "python")
     if n_workers is None:
         n_workers = worthwhile_workers(n_pictures, device=device)
     if not spread:

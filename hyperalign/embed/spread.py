@@ -6,6 +6,7 @@ where a system starts processes anew, `feed` decodes beside one network instead.
 """
 
 import math
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -29,6 +30,7 @@ __all__ = ["SHARE", "RowBatch", "can_spread", "embed_spread", "worthwhile_proces
 
 SHARE: Final = 16  # pictures embedded at a time by a process; what a network makes of these stays near its core
 
+_RUNTIMES: Final = "ctranslate2 jax mxnet onnxruntime openvino paddle tensorflow tflite_runtime tvm".split()
 _KILLED: Final = (
     "a process that embedded pictures was killed, most likely for want of memory; close what else is running, or "
     "let it use fewer cores (taskset --cpu-list 0 hyperalign …)"
@@ -53,10 +55,18 @@ class RowBatch(NamedTuple):
     size: int
 
 
-def can_spread(pictures: Pictures, *, device: str) -> bool:
-    """Whether processes can embed pictures: on a CPU whose system forks, pictures that do not lie in memory."""
+def can_spread(pictures: Pictures, *, device: str, own_code: bool) -> bool:
+    """Whether processes can embed pictures.
+
+    Args:
+        pictures: Not those that lie in memory, which are faster to compute where they are.
+        device: A CPU, of a system that forks.
+        own_code: Whether somebody's own function makes the network. It may compute by another library than torch, whose
+            threads a fork leaves behind: the network would wait for them without end.
+    """
     start = get_start_method(allow_none=True) or get_all_start_methods()[0]
-    return device == "cpu" and start == "fork" and not isinstance(pictures, Blocks)
+    foreign = own_code and any(name in sys.modules for name in _RUNTIMES)
+    return device == "cpu" and start == "fork" and not isinstance(pictures, Blocks) and not foreign
 
 
 def worthwhile_processes(n_workers: int, n_threads: int) -> int:
