@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from test_streams import N_EACH, N_SHARDS, shards
 
-from hyperalign.embed import spread
+from hyperalign.embed import feed, spread
 from hyperalign.embed.consent import Written
 from hyperalign.embed.data import open_dataset
 from hyperalign.embed.encoders import Encoder, embed_pictures
@@ -187,3 +187,20 @@ def test_as_many_cores_are_busy_as_before(
     monkeypatch.setattr(spread, "n_cores", lambda: 64 if n_workers == 8 else 2)
 
     assert worthwhile_processes(n_workers, n_threads) == expected
+
+
+@pytest.mark.parametrize(("beside", "expected"), [("", 6), ("1", 6), ("4", 1), ("2", 3), ("16", 1), ("0", 6), ("x", 6)])
+def test_processes_that_were_launched_together_share_the_cores(
+    beside: str, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "cpu_count", lambda: 6)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", beside)
+
+    assert feed.n_cores() == expected
+
+
+def test_a_core_that_is_not_allowed_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")  # as a container's quota would
+
+    assert feed.n_cores() == 1

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from loky import cpu_count
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -176,8 +177,10 @@ def worthwhile_workers(n_pictures: int, *, device: str) -> int:
 
 
 def n_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores for this process: what the system and its container allow, shared by all that were launched beside it."""
+    beside = os.environ.get("LOCAL_WORLD_SIZE", "")  # torchrun and accelerate set it
+    n_all: int = cpu_count()
+    return max(1, n_all // max(1, int(beside) if beside.isdecimal() else 1))
 
 
 def as_it_is(batch: Any) -> Any:
