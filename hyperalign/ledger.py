@@ -34,7 +34,8 @@ class Line(NamedTuple):
         what: What was computed, in words.
         flops: Executed; where `seconds` is 0, what another line's time has done (shared, or timed with it).
         seconds: Wall time; 0 where it stands in another line.
-        peak_bytes: Largest resident memory of the process at the end of it; 0 where not measured.
+        peak_bytes: Largest resident memory of the process at the end of it, of embedding that of the largest of its
+            processes; 0 where not measured.
     """
 
     stage: str

@@ -52,8 +52,11 @@ def _memory_bytes() -> int | None:
 
 
 def n_cores() -> int:
-    """Cores this process may use, which in a container are fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that the system and a container's quota leave to this process; `LOKY_MAX_CPU_COUNT` leaves it fewer."""
+    from loky import cpu_count  # only when asked: it takes longer than the rest of a command's start
+
+    n_left: int = cpu_count()
+    return n_left
 
 
 def find_commits() -> dict[str, str | None]:
@@ -165,11 +168,16 @@ def _git(folder: Path, *words: str) -> str:
     return done.stdout.strip()
 
 
-def peak_bytes() -> int:
-    """Largest resident memory of this process so far; 0 where the system does not tell."""
+def peak_bytes(*, with_children: bool = False) -> int:
+    """Largest resident memory of this process so far; 0 where the system does not tell.
+
+    Args:
+        with_children: Or of one that it started, where that was larger and has ended.
+    """
     try:
         import resource
     except ImportError:  # Windows
         return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    whose = [resource.RUSAGE_SELF, *([resource.RUSAGE_CHILDREN] if with_children else [])]
+    peak = max(resource.getrusage(one).ru_maxrss for one in whose)
     return peak if platform.system() == "Darwin" else peak * 1024

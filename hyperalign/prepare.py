@@ -547,4 +547,6 @@ def _booking(spec: EncoderSpec, jobs: Sequence[Job], n_rows: int, seconds: float
     cached = sum(job.n_wanted for job in jobs) - n_rows
     what = f"{spec.name}: {n_rows:,} rows embedded, {cached:,} from the cache"
     flops = round((spec.gflops or 0.0) * 1e9) * n_rows
-    return Line("embedding", "", what, flops, seconds if n_rows else 0.0, peak_bytes() if n_rows else 0)
+    if not n_rows:
+        return Line("embedding", "", what, flops)
+    return Line("embedding", "", what, flops, seconds, peak_bytes(with_children=True))

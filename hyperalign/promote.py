@@ -336,4 +336,4 @@ def _embedding_line(name: str, encoders: Encoders, jobs: Sequence[Job], booked: 
         f"{name}, {len(encoders[0])} + {len(encoders[1])} encoders: {n_rows:,} rows, those of earlier rungs with them"
     )
     seconds = seconds if any(line.seconds for line in booked) else 0.0
-    return Line("embedding", "", words, flops, seconds, peak_bytes())
+    return Line("embedding", "", words, flops, seconds, peak_bytes(with_children=True))

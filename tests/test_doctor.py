@@ -1,5 +1,7 @@
 """The doctor names what is wrong and what to do, and finds nothing wrong where nothing is."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -177,3 +179,17 @@ def test_a_machine_that_does_not_tell_its_memory_has_hardware_all_the_same(monke
     monkeypatch.delattr("os.sysconf")
 
     assert find_hardware()["memory_bytes"] is None
+
+
+def test_memory_of_a_process_that_was_started_counts_where_it_is_asked_for() -> None:
+    script = (
+        "import subprocess, sys\n"
+        "from hyperalign.machine import peak_bytes\n"
+        "wanted = peak_bytes() + 10**8\n"  # a new process may start with the peak of the one that made it
+        "subprocess.run([sys.executable, '-c', f'bytearray({wanted})'], check=True)\n"
+        "print(peak_bytes(), wanted, peak_bytes(with_children=True))"
+    )
+
+    alone, wanted, with_children = map(int, subprocess.check_output([sys.executable, "-c", script]).split())
+
+    assert 0 < alone < wanted < with_children

@@ -34,7 +34,7 @@ OWNERS = {
     ),
     "transformers": ("embed.sentences", "embed.build_texts", "use.as_sentence_transformer"),
     "PIL": ("embed", "use.dual", "use.probes", "use.picture_module", "use.clip_benchmark"),
-    "loky": ("embed.feed",),
+    "loky": ("embed.feed", "machine"),
     "filelock": ("embed.locks",),
     "onnxruntime": ("use.as_onnx",),
     "open_clip": ("embed.clips",),

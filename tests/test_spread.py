@@ -3,9 +3,12 @@
 import os
 import signal
 import sys
-from dataclasses import replace
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import active_children
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,14 +17,14 @@ import torch
 from PIL import Image
 from test_streams import N_EACH, N_SHARDS, shards
 
-from hyperalign.embed import feed, spread
-from hyperalign.embed.consent import Written
+from hyperalign.embed import encoders, feed, spread
 from hyperalign.embed.data import open_dataset
 from hyperalign.embed.encoders import Encoder, embed_pictures
 from hyperalign.embed.networks import PictureInput, picture_transform
 from hyperalign.embed.pictures import StoredPictures, whole_files
 from hyperalign.embed.spread import SHARE, can_spread, worthwhile_processes
 from hyperalign.embed.zoo import EncoderSpec, Facts
+from hyperalign.machine import n_cores
 
 __all__ = ["shards"]  # a fixture
 
@@ -31,19 +34,15 @@ PICTURE = PictureInput(size=(8, 8), mean=(0.0,) * 3, std=(1.0,) * 3, interpolati
 class Told(torch.nn.Module):
     """A network whose rows tell what it saw: brightness, process, threads."""
 
-    def __init__(self, most: int = 10**6, fails: str = "") -> None:
-        """Hold so many pictures at a time; fail at the darkest picture by that name."""
+    def __init__(self, most: int = 10**6) -> None:
+        """Hold so many pictures at a time."""
         super().__init__()
-        self.most, self.fails = most, fails
+        self.most = most
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         """One row a picture."""
         if len(pictures) > self.most:
             raise MemoryError
-        if self.fails and float(pictures.mean((1, 2, 3)).min()) == 0:
-            if self.fails == "killed":
-                os.kill(os.getpid(), signal.SIGKILL)
-            raise RuntimeError(self.fails)
         facts = torch.tensor([os.getpid() % 10**6, torch.get_num_threads()]).expand(len(pictures), 2)
         return torch.cat([255 * pictures.mean((1, 2, 3))[:, None], facts], 1)
 
@@ -76,7 +75,7 @@ def embed(files: Any, network: torch.nn.Module, n: int = 2, **more: Any) -> tupl
     return embed_pictures(told_encoder(network, more.pop("n_threads", None)), files, 1, 40, n_workers=n, **more)
 
 
-def test_rows_are_those_of_one_process_and_every_process_takes_a_share(files: StoredPictures) -> None:
+def test_rows_are_those_of_one_process_and_others_embed_them(files: StoredPictures) -> None:
     told: list[int] = []
     alone, bad = embed(files, Told(), 0)
 
@@ -87,9 +86,8 @@ def test_rows_are_those_of_one_process_and_every_process_takes_a_share(files: St
     assert np.isnan(rows[2]).all()
     assert bad == bad_too == [(3, "ValueError: its 4 bytes are not a picture (JPEG, PNG, WEBP, BMP, GIF, TIFF)")]
     assert told == [16, 32, 39]
-    own = set(rows[np.isfinite(rows[:, 1]), 1])
-    assert len(own) == 2
-    assert os.getpid() % 10**6 not in own
+    assert set(rows[:2, 1]) == {os.getpid() % 10**6}, "the first share, to see how long one takes"
+    assert os.getpid() % 10**6 not in rows[SHARE:, 1]
 
 
 @pytest.mark.parametrize("n_threads", [None, 2])
@@ -100,23 +98,61 @@ def test_a_process_has_one_thread(files: StoredPictures, n_threads: int | None) 
     assert set(rows[np.isfinite(rows[:, 2]), 2]) == {1}
 
 
-@pytest.mark.parametrize("foreign", [False, True])
-def test_a_network_that_may_compute_by_another_library_stays_in_this_process(
-    files: StoredPictures, tmp_path: Path, foreign: bool, monkeypatch: pytest.MonkeyPatch
+class Pooled(Told):
+    """A network that computes by threads of its own, which a fork leaves behind."""
+
+    def __init__(self) -> None:
+        """Start them."""
+        super().__init__()
+        self.pool = ThreadPoolExecutor(1)
+        self.pool.submit(int).result()
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        """One row a picture, by one of the threads."""
+        return self.pool.submit(super().forward, pictures).result()
+
+
+class Settled(Told):
+    """A network that fails in any other process than the one that made it."""
+
+    def __init__(self) -> None:
+        """Settle here."""
+        super().__init__()
+        self.home = os.getpid()
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        """One row a picture."""
+        if os.getpid() != self.home:
+            raise RuntimeError("cannot initialise again in a forked process")
+        return super().forward(pictures)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("made", [Pooled, Settled])
+def test_a_network_that_does_not_compute_in_a_fork_stays_in_this_process(
+    files: StoredPictures, shards: Path, made: Callable[[], Told], streamed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Threads of that library do not outlive a fork."""
-    for name in spread._RUNTIMES:
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    if foreign:
-        monkeypatch.setitem(sys.modules, "onnxruntime", ModuleType("onnxruntime"))
-    (tmp_path / "factory.py").write_text("")
-    own: dict[str, Any] = {"factory": Written("factory.py:told"), "input_size": 8, "mean": (0, 0, 0), "std": (1, 1, 1)}
-    spec = EncoderSpec(name="own", modality="image", loader="python", folder=tmp_path, **own)
+    """Threads of another library than torch do not outlive a fork: the network would wait for them without end."""
+    monkeypatch.setattr(spread, "_PATIENCE", 0.5)
+    begun: list[int] = []
 
-    rows, _ = embed_pictures(replace(told_encoder(Told()), spec=spec), files, 4, 40, n_workers=2)
+    def embed_spread(*given: Any, n_processes: int, **more: Any) -> Any:
+        begun.append(n_processes)
+        return spread.embed_spread(*given, n_processes=n_processes, **more)
 
-    assert (os.getpid() % 10**6 in rows[:, 1]) == foreign
-    assert os.getpid() % 10**6 not in embed(files, Told(), 2)[0][:, 1], "a network of timm computes by torch"
+    monkeypatch.setattr(encoders, "embed_spread", embed_spread)
+    pictures = open_dataset("memory:///world/{00..02}.tar").splits["train"].pictures if streamed else files
+    network, told = made(), list[int]()
+    expected, _ = embed_pictures(told_encoder(Told()), pictures, 4, 40, n_workers=0)
+
+    for _ in range(2):
+        rows, _ = embed_pictures(told_encoder(network), pictures, 4, 40, n_workers=2, tell=told.append)
+
+        np.testing.assert_array_equal(rows[:, 0], expected[:, 0])
+        assert set(rows[:, 1]) == {os.getpid() % 10**6}
+    assert begun == [2], "tried once, and remembered"
+    assert told == [16, 36, 36]
+    ended_soon()
 
 
 def test_a_process_embeds_fewer_at_a_time_where_memory_is_short(files: StoredPictures) -> None:
@@ -133,14 +169,107 @@ def test_no_room_for_one_picture_is_one_sentence(files: StoredPictures) -> None:
         embed(files, Told(most=0))
 
 
+class Raising(Told):
+    """A network that fails at the twentieth picture."""
+
+    def __init__(self, fail: Callable[[], Any]) -> None:
+        """Fail so."""
+        super().__init__()
+        self.fail = fail
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        """One row a picture."""
+        rows = super().forward(pictures)
+        if 20 in rows[:, 0].round():
+            self.fail()
+        return rows
+
+
+def raise_value() -> None:
+    raise ValueError("shapes do not fit")
+
+
+def raise_exit() -> None:
+    sys.exit(3)
+
+
+def raise_one_within() -> None:
+    class WithinError(Exception):
+        """No other process can be told of it."""
+
+    raise WithinError("shapes do not fit")
+
+
+def abort() -> None:
+    os.abort()
+
+
+def leave() -> None:
+    os._exit(7)
+
+
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def test_a_process_that_was_killed_is_a_want_of_memory(files: StoredPictures) -> None:
     with pytest.raises(MemoryError, match=r"^a process that embedded pictures was killed, most likely for want of mem"):
-        embed_pictures(told_encoder(Told(fails="killed")), files, 0, 40, n_workers=2)
+        embed_pictures(told_encoder(Raising(kill)), files, 0, 40, n_workers=2)
 
 
-def test_another_error_of_a_network_comes_with_its_words(files: StoredPictures) -> None:
-    with pytest.raises(RuntimeError, match="shapes do not fit"):
-        embed_pictures(told_encoder(Told(fails="shapes do not fit")), files, 0, 40, n_workers=2)
+@pytest.mark.parametrize(
+    ("fail", "expected"),
+    [
+        (raise_value, "ValueError: shapes do not fit"),
+        (raise_one_within, "WithinError: shapes do not fit"),
+        (raise_exit, "SystemExit: 3"),
+        (abort, "RuntimeError: a process that embedded pictures ended by itself: Aborted"),
+        (leave, "RuntimeError: a process that embedded pictures ended by itself: status 7"),
+    ],
+)
+def test_another_error_comes_with_its_words_and_leaves_no_process(
+    files: StoredPictures, fail: Callable[[], Any], expected: str
+) -> None:
+    with pytest.raises((Exception, SystemExit)) as found:
+        embed_pictures(told_encoder(Raising(fail)), files, 0, 40, n_workers=2)
+
+    assert f"{type(found.value).__name__}: {found.value}" == expected
+    ended_soon()
+
+
+def ended_soon() -> None:
+    """No child lives, though a traceback may hold what began it."""
+    end = time.monotonic() + 5
+    while active_children() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert active_children() == []
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_who_stops_waits_for_nothing_and_leaves_no_process(files: StoredPictures, shards: Path, streamed: bool) -> None:
+    pictures = open_dataset("memory:///world/{00..02}.tar").splits["train"].pictures if streamed else files
+    seen: list[int] = []
+
+    def stop(done: int) -> None:
+        seen.append(len(active_children()))
+        if done > SHARE:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as held:
+        embed_pictures(told_encoder(Told()), pictures, 0, 40, n_workers=64, tell=stop)
+
+    assert held.value.__traceback__ is not None
+    assert seen[0] == 0
+    assert 1 <= seen[1] <= 2, "no more processes than shares"
+    ended_soon()
+
+
+def test_a_thread_beside_the_main_one_forks_nothing(files: StoredPictures) -> None:
+    """Another thread may compute meanwhile, and what it holds would stay locked."""
+    with ThreadPoolExecutor(1) as pool:
+        rows, _ = pool.submit(embed, files, Told(), 2).result()
+
+    assert set(rows[np.isfinite(rows[:, 1]), 1]) == {os.getpid() % 10**6}
 
 
 def test_pictures_of_a_stream_are_read_here_and_embedded_there(shards: Path) -> None:
@@ -152,7 +281,7 @@ def test_pictures_of_a_stream_are_read_here_and_embedded_there(shards: Path) -> 
 
     np.testing.assert_array_equal(made[0][:, 0], made[1][:, 0])
     assert set(made[1][:, 2]) == {1}
-    assert os.getpid() % 10**6 not in set(made[1][:, 1])
+    assert os.getpid() % 10**6 not in set(made[1][SHARE:, 1])
     with pytest.raises(MemoryError, match="with one item at a time"):
         embed_pictures(told_encoder(Told(most=0)), pictures, 3, n, n_workers=2)
 
@@ -175,7 +304,7 @@ def test_processes_embed_where_they_are_forked_on_a_cpu(files: StoredPictures, m
         ("spawn", files, "cpu", False),
     ):
         monkeypatch.setattr(spread, "get_start_method", lambda allow_none, method=method: method)
-        assert can_spread(pictures, device=device, own_code=False) is expected
+        assert can_spread(pictures, device=device) is expected
 
 
 @pytest.mark.parametrize(
@@ -184,7 +313,7 @@ def test_processes_embed_where_they_are_forked_on_a_cpu(files: StoredPictures, m
 def test_as_many_cores_are_busy_as_before(
     n_workers: int, n_threads: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spread, "n_cores", lambda: 64 if n_workers == 8 else 2)
+    monkeypatch.setattr(spread, "n_own_cores", lambda: 64 if n_workers == 8 else 2)
 
     assert worthwhile_processes(n_workers, n_threads) == expected
 
@@ -196,11 +325,19 @@ def test_processes_that_were_launched_together_share_the_cores(
     monkeypatch.setattr(feed, "cpu_count", lambda: 6)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", beside)
 
-    assert feed.n_cores() == expected
+    assert feed.n_own_cores() == expected
 
 
 def test_a_core_that_is_not_allowed_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")  # as a container's quota would
 
-    assert feed.n_cores() == 1
+    assert feed.n_own_cores() == n_cores() == 1
+
+
+def test_a_process_that_may_start_no_others_decodes_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed, "n_own_cores", lambda: 6)
+    assert feed.worthwhile_workers(1000, device="cpu") == 3
+
+    monkeypatch.setattr(feed, "current_process", lambda: SimpleNamespace(daemon=True))
+    assert feed.worthwhile_workers(1000, device="cpu") == 0

@@ -6,11 +6,12 @@ pooling, unless the spec says otherwise.
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Final
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from hyperalign.embed.feed import Batch, feed, worthwhile_workers
+from hyperalign.embed.feed import feed, worthwhile_workers
 from hyperalign.embed.fitting import fitting
 from hyperalign.embed.networks import PictureInput, build_network, first_line, picture_transform
 from hyperalign.embed.pictures import Pictures
@@ -46,7 +47,8 @@ class Encoder:
         picture: The picture it wants; None for captions.
         transform: An RGB picture → (3, H, W) uint8; None for captions.
         device: Where it computes.
-        n_threads: Threads of the CPU while it computes; None leaves torch's setting.
+        n_threads: Threads of the CPU while this process computes; None leaves torch's setting. Those that embed many
+            pictures beside it have one thread each.
         autocast: Whether matrix products run in bfloat16.
     """
 
@@ -117,7 +119,8 @@ def load_encoder(
     Args:
         spec: Of any loader but "rows", which has no network.
         device: A name as torch knows it; None lets accelerate choose.
-        n_threads: Threads of the CPU while it computes; None leaves torch's setting.
+        n_threads: Threads of the CPU while this process computes; None leaves torch's setting. Those that embed many
+            pictures beside it have one thread each.
         autocast: Compute matrix products in bfloat16.
 
     Raises:
@@ -199,56 +202,71 @@ def embed_pictures(  # noqa: PLR0913 - whose pictures, which of them, how, and w
         pictures: Decoded one by one, or cut from `pictures.block(start, stop)` where there is such a method.
         start: First index.
         stop: One past the last index.
-        batch_size: Pictures computed at a time; halved where memory does not hold so many.
-        n_workers: Processes that decode, and on a CPU embed what they decoded; None chooses, 0 is this one alone.
+        batch_size: Pictures computed at a time, at most 16 by each of several processes; halved where memory does not
+            hold so many.
+        n_workers: Processes that decode, and on a CPU of a system that forks embed what they decoded, if the main
+            thread asks; None chooses, 0 is this one alone, as it should be where other threads compute meanwhile.
         tell: Told after each batch how many of these pictures are done.
         shrunk: Told the smaller batch size where memory did not hold a larger one.
 
     Returns:
         Rows, (stop - start, D), NaN where a picture could not be decoded, and (index, reason) of each of these.
     """
-    if encoder.picture is None or encoder.transform is None:
-        raise ValueError(f"encoder {encoder.spec.name!r} embeds captions, not pictures")
-    n_processes, n_workers = _share_out(encoder, pictures, stop - start, n_workers)
-    given = pictures, range(start, stop), encoder.transform, encoder.picture
-    if n_processes:
-        size, compute = min(batch_size, SHARE), partial(_encode_what_fits, replace(encoder, n_threads=1))
-        batches = embed_spread(*given, compute, batch_size=size, n_processes=n_processes)
-    else:
-        size = batch_size
-        batches = _embed_here(encoder, feed(*given, batch_size=size, n_workers=n_workers), size)
     rows = np.empty((stop - start, encoder.facts.embed_dim), np.float32)
     bad: list[tuple[int, str]] = []
-    for batch in batches:
-        done = batch.start - start + len(batch.rows)
-        rows[batch.start - start : done] = batch.rows
-        bad.extend(batch.bad)
-        if batch.size < size and shrunk is not None:
-            shrunk(batch.size)
-        size = min(size, batch.size)
-        if tell is not None:
-            tell(done)
+    size = batch_size
+    with closing(_row_batches(encoder, pictures, range(start, stop), batch_size, n_workers)) as batches:
+        for batch in batches:
+            done = batch.start - start + len(batch.rows)
+            rows[batch.start - start : done] = batch.rows
+            bad.extend(batch.bad)
+            if batch.size < min(size, len(batch.rows)) and shrunk is not None:
+                shrunk(batch.size)
+            size = min(size, batch.size)
+            if tell is not None:
+                tell(done)
     for index, _ in bad:
         rows[index - start] = np.nan
     return rows, bad
 
 
+_stays: Final = WeakSet[nn.Module]()  # networks that did not compute in other processes
+
+
+def _row_batches(
+    encoder: Encoder, pictures: Pictures, bounds: range, batch_size: int, n_workers: int | None
+) -> Generator[RowBatch, None, None]:
+    """Rows by processes, as far as these get; the others by this one, on all its threads or on its device."""
+    if encoder.picture is None or encoder.transform is None:
+        raise ValueError(f"encoder {encoder.spec.name!r} embeds captions, not pictures")
+    given = encoder.transform, encoder.picture
+    n_processes, n_decoders = _share_out(encoder, pictures, len(bounds), n_workers)
+    if n_processes:
+        done, share = bounds.start, min(batch_size, SHARE)
+        compute = partial(_encode_what_fits, replace(encoder, n_threads=1))
+        spread = embed_spread(pictures, bounds, *given, compute, batch_size=share, n_processes=n_processes)
+        with closing(spread) as batches:
+            for batch in batches:
+                done += len(batch.rows)
+                yield batch
+        if done < bounds.stop:
+            _stays.add(encoder.network)
+            yield from _row_batches(encoder, pictures, range(done, bounds.stop), batch_size, n_workers)
+        return
+    size = batch_size
+    for fed in feed(pictures, bounds, *given, batch_size=batch_size, n_workers=n_decoders):
+        rows, size = _encode_what_fits(encoder, fed.pictures, size)
+        yield RowBatch(fed.start, rows, fed.bad, size)
+
+
 def _share_out(encoder: Encoder, pictures: Pictures, n_pictures: int, n_workers: int | None) -> tuple[int, int]:
     """Processes that decode and embed, or none of these and processes that decode beside this one."""
     device, asked = encoder.device.type, n_workers is not None
-    spread = can_spread(pictures, device=device, own_code=encoder.spec.loader == "python")
     if n_workers is None:
         n_workers = worthwhile_workers(n_pictures, device=device)
-    if not spread:
+    if not n_workers or encoder.network in _stays or not can_spread(pictures, device=device):
         return 0, n_workers
     return n_workers if asked else worthwhile_processes(n_workers, encoder.n_threads or torch.get_num_threads()), 0
-
-
-def _embed_here(encoder: Encoder, batches: Iterator[Batch], size: int) -> Iterator[RowBatch]:
-    """Rows of batches, computed by this process on all its threads or on its device, `size` at a time or fewer."""
-    for batch in batches:
-        rows, size = _encode_what_fits(encoder, batch.pictures, size)
-        yield RowBatch(batch.start, rows, batch.bad, size)
 
 
 def _encode_what_fits(encoder: Encoder, pictures: Tensor, size: int) -> tuple[NDArray[np.float32], int]:

@@ -13,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from itertools import islice
+from multiprocessing import current_process
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -168,15 +169,15 @@ def _fits(block: Any, picture: PictureInput) -> bool:
 def worthwhile_workers(n_pictures: int, *, device: str) -> int:
     """Decoding processes that pay.
 
-    None for few pictures. Beside an encoder on the CPU half of the cores, which it needs itself; else one for each
-    core, up to eight.
+    None for few pictures, or in a process that may start no others. Beside an encoder on the CPU half of the cores,
+    which it needs itself; else one for each core, up to eight.
     """
-    if n_pictures < _WORTH_WORKERS:
+    if n_pictures < _WORTH_WORKERS or current_process().daemon:
         return 0
-    return min(n_cores() // 2 if device == "cpu" else n_cores(), 8)
+    return min(n_own_cores() // 2 if device == "cpu" else n_own_cores(), 8)
 
 
-def n_cores() -> int:
+def n_own_cores() -> int:
     """Cores for this process: what the system and its container allow, shared by all that were launched beside it."""
     beside = os.environ.get("LOCAL_WORLD_SIZE", "")  # torchrun and accelerate set it
     n_all: int = cpu_count()

@@ -3,25 +3,31 @@
 Threads of one network wait for one another at every layer, the more so beside processes that decode; processes that do
 both wait for nobody (measured in reports/LOG.md). They are forked, so that all have the network and nobody copies it:
 where a system starts processes anew, `feed` decodes beside one network instead.
+
+A fork takes no threads along, and leaves locked what another thread held: a network may wait there without end. So
+processes that are silent for too long, or that meet any error, are given up, and who asked for them goes on alone.
 """
 
-import math
-import sys
+import os
+import signal
+import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from itertools import islice
-from multiprocessing import get_all_start_methods, get_context, get_start_method
+from multiprocessing import get_all_start_methods, get_context, get_start_method, parent_process
+from multiprocessing.process import BaseProcess
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from hyperalign.embed.feed import Batches, Transform, as_it_is, n_cores
+from hyperalign.embed.feed import Batches, Transform, n_own_cores
 from hyperalign.embed.networks import PictureInput
 from hyperalign.embed.pictures import Blocks, Pictures, decode
 from hyperalign.embed.tar_streams import in_order
@@ -30,7 +36,7 @@ __all__ = ["SHARE", "RowBatch", "can_spread", "embed_spread", "worthwhile_proces
 
 SHARE: Final = 16  # pictures embedded at a time by a process; what a network makes of these stays near its core
 
-_RUNTIMES: Final = "ctranslate2 jax mxnet onnxruntime openvino paddle tensorflow tflite_runtime tvm".split()
+_PATIENCE: Final = 10.0  # seconds, and as many times longer than a share takes here, until processes are given up
 _KILLED: Final = (
     "a process that embedded pictures was killed, most likely for want of memory; close what else is running, or "
     "let it use fewer cores (taskset --cpu-list 0 hyperalign …)"
@@ -55,23 +61,24 @@ class RowBatch(NamedTuple):
     size: int
 
 
-def can_spread(pictures: Pictures, *, device: str, own_code: bool) -> bool:
+def can_spread(pictures: Pictures, *, device: str) -> bool:
     """Whether processes can embed pictures.
+
+    The main thread alone forks them: what another thread computes at that moment may stay locked in them, and programs
+    that embed in several threads do so in others than the main one.
 
     Args:
         pictures: Not those that lie in memory, which are faster to compute where they are.
         device: A CPU, of a system that forks.
-        own_code: Whether somebody's own function makes the network. It may compute by another library than torch, whose
-            threads a fork leaves behind: the network would wait for them without end.
     """
     start = get_start_method(allow_none=True) or get_all_start_methods()[0]
-    foreign = own_code and any(name in sys.modules for name in _RUNTIMES)
-    return device == "cpu" and start == "fork" and not isinstance(pictures, Blocks) and not foreign
+    main = threading.current_thread() is threading.main_thread()
+    return device == "cpu" and start == "fork" and main and not isinstance(pictures, Blocks)
 
 
 def worthwhile_processes(n_workers: int, n_threads: int) -> int:
     """As many as would be busy otherwise, threads that compute beside workers that decode; at most one a core."""
-    return min(n_workers + n_threads, n_cores()) if n_workers else 0
+    return min(n_workers + n_threads, n_own_cores()) if n_workers else 0
 
 
 def embed_spread(  # noqa: PLR0913 - which pictures, what becomes of them, and by how many
@@ -83,7 +90,7 @@ def embed_spread(  # noqa: PLR0913 - which pictures, what becomes of them, and b
     *,
     batch_size: int,
     n_processes: int,
-) -> Iterator[RowBatch]:
+) -> Generator[RowBatch, None, None]:
     """Embed the pictures in `bounds`, in their order.
 
     Args:
@@ -93,50 +100,27 @@ def embed_spread(  # noqa: PLR0913 - which pictures, what becomes of them, and b
         picture: What `transform` does, in numbers.
         compute: Rows of (B, 3, H, W), so many at a time or fewer, and how many it were; on one thread.
         batch_size: Pictures of a share, best at most `SHARE`.
-        n_processes: How many, at least 1.
+        n_processes: How many, at least 1; fewer where there are fewer shares.
+
+    Yields:
+        Rows of one share after the other, the first of them computed by this process, to see how long one takes. The
+        generator ends early where the others do not compute: what is left is for the caller to compute, and to see
+        fail where it must. Closing it ends the processes.
 
     Raises:
-        MemoryError: If a process needs more than there is, or was killed.
+        MemoryError: If a process was killed.
+        RuntimeError: If a process ended by itself.
     """
-    own = _Own(transform, picture, compute, batch_size)
+    own = _Own(pictures, transform, picture, compute, batch_size)
+    shares = [bounds[at : at + batch_size] for at in range(0, len(bounds), batch_size)]
+    work: Iterator[tuple[range, _Held | None]] = ((share, None) for share in shares)
     if (stream := in_order(pictures, bounds)) is not None:
-        return _raising(_from_stream(own, stream, bounds, batch_size, n_processes))
-    loader = DataLoader(
-        _Shares(own, pictures, bounds, batch_size),
-        batch_size=None,  # an item is a share already
-        num_workers=n_processes,
-        collate_fn=as_it_is,
-    )
-    return _raising(iter(loader))
-
-
-class _Own:
-    """What one process does with its shares, and what it has learned of its memory."""
-
-    def __init__(self, transform: Transform, picture: PictureInput, compute: Compute, size: int) -> None:
-        self.transform, self.picture, self.compute, self.size = transform, picture, compute, size
-
-    def embed(self, pictures: "Pictures | _Held", indices: range) -> "RowBatch | str":
-        """Rows of some pictures; in words where memory does not hold one."""
-        try:
-            batch = Batches(pictures, indices, self.transform, self.picture.size, len(indices))[0]
-            rows, self.size = self.compute(batch.pictures, self.size)
-        except MemoryError as error:  # as an error of a process it would come with a traceback in its words
-            return str(error) or "a picture needs more memory than there is"
-        return RowBatch(batch.start, rows, batch.bad, self.size)
-
-
-class _Shares(Dataset["RowBatch | str"]):
-    """Shares by number, embedded wherever they are asked for."""
-
-    def __init__(self, own: _Own, pictures: Pictures, bounds: range, share: int) -> None:
-        self.own, self.pictures, self.bounds, self.share = own, pictures, bounds, share
-
-    def __len__(self) -> int:
-        return math.ceil(len(self.bounds) / self.share)
-
-    def __getitem__(self, number: int) -> "RowBatch | str":
-        return self.own.embed(self.pictures, self.bounds[number * self.share : (number + 1) * self.share])
+        work = ((share, _Held(share.start, [*islice(stream, len(share))])) for share in shares)
+    begin, first = time.perf_counter(), [own.embed(*one) for one in islice(work, 1)]
+    seconds = _PATIENCE * (1 + time.perf_counter() - begin)
+    yield from first
+    if len(shares) > 1:
+        yield from _by_processes(own, work, min(n_processes, len(shares) - 1), seconds)
 
 
 class _Held(NamedTuple):
@@ -149,18 +133,63 @@ class _Held(NamedTuple):
         return decode(self.data[index - self.start])
 
 
-def _from_stream(
-    own: _Own, stream: Iterator[bytes], bounds: range, share: int, n_processes: int
-) -> Iterator[RowBatch | str]:
-    """Shares of a stream, which is read here, two shares a process ahead."""
-    shares = [bounds[at : at + share] for at in range(0, len(bounds), share)]
-    with ProcessPoolExecutor(n_processes, get_context("fork"), initializer=_begin, initargs=(own,)) as pool:
-        running = deque[Future[RowBatch | str]]()
-        for indices in shares:
-            running.append(pool.submit(_embed, _Held(indices.start, [*islice(stream, len(indices))]), indices))
-            if len(running) > 2 * n_processes:
-                yield running.popleft().result()
-        yield from (future.result() for future in running)
+class _Own:
+    """What one process does with its shares, and what it has learned of its memory."""
+
+    def __init__(
+        self, pictures: Pictures, transform: Transform, picture: PictureInput, compute: Compute, size: int
+    ) -> None:
+        self.pictures, self.transform, self.picture = pictures, transform, picture
+        self.compute, self.size = compute, size
+
+    def embed(self, share: range, held: _Held | None) -> RowBatch:
+        """Rows of the pictures of one share, which a stream has handed over or a disk holds."""
+        pictures = self.pictures if held is None else held
+        batch = Batches(pictures, share, self.transform, self.picture.size, len(share))[0]
+        rows, self.size = self.compute(batch.pictures, self.size)
+        return RowBatch(batch.start, rows, batch.bad, self.size)
+
+
+def _by_processes(
+    own: _Own, work: Iterator[tuple[range, _Held | None]], n_processes: int, seconds: float
+) -> Generator[RowBatch, None, None]:
+    """Rows in the order of the shares, until all are done, or one fails or takes longer than `seconds`."""
+    pool = ProcessPoolExecutor(n_processes, get_context("fork"), initializer=_begin, initargs=(own,))
+    running, processes = deque[Future[RowBatch | None]](), list[BaseProcess]()
+    try:
+        while True:
+            for share, held in islice(work, 2 * n_processes + 1 - len(running)):
+                running.append(pool.submit(_embed, share, held))
+            processes = processes or [*pool._processes.values()]  # for what `kill_workers` does from Python 3.14 on
+            if not running:
+                pool.shutdown()
+                return
+            if (found := _result(running.popleft(), seconds)) is None:
+                return
+            yield found
+    except BrokenProcessPool:
+        raise _reason(processes) from None
+    finally:  # nobody waits for what is begun
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in processes:
+            process.kill()
+
+
+def _result(future: "Future[RowBatch | None]", seconds: float) -> RowBatch | None:
+    with suppress(TimeoutError):
+        return future.result(seconds)
+    return None
+
+
+def _reason(processes: list[BaseProcess]) -> Exception:
+    """Why the first of them ended; the others were told to."""
+    for process in processes:
+        process.join(_PATIENCE)
+    codes = [code for code in (process.exitcode for process in processes) if code not in (None, 0, -signal.SIGTERM)]
+    if not codes or -signal.SIGKILL in codes:
+        return MemoryError(_KILLED)
+    how = signal.strsignal(-codes[0]) if codes[0] < 0 else f"status {codes[0]}"
+    return RuntimeError(f"a process that embedded pictures ended by itself: {how}")
 
 
 _begun: list[_Own] = []  # in a process of a pool, which has it from the fork
@@ -168,21 +197,20 @@ _begun: list[_Own] = []  # in a process of a pool, which has it from the fork
 
 def _begin(own: _Own) -> None:
     torch.set_num_threads(1)
+    threading.Thread(target=_follow, daemon=True).start()
     _begun.append(own)
 
 
-def _embed(held: _Held, indices: range) -> RowBatch | str:
-    return _begun[0].embed(held, indices)
+def _follow() -> None:
+    """End with the process that this one works for."""
+    if (parent := parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
-def _raising(found: Iterator[RowBatch | str]) -> Iterator[RowBatch]:
-    """The same; what was said in words, and what a process died of, is raised."""
+def _embed(share: range, held: _Held | None) -> RowBatch | None:
+    """Rows of a share; None where anything goes wrong, which is for the process that asked to meet by itself."""
     try:
-        for one in found:
-            if isinstance(one, str):
-                raise MemoryError(one)
-            yield one
-    except (BrokenProcessPool, RuntimeError) as error:
-        if isinstance(error, BrokenProcessPool) or "DataLoader worker (pid" in str(error):
-            raise MemoryError(_KILLED) from None
-        raise
+        return _begun[0].embed(share, held)
+    except (Exception, SystemExit):
+        return None

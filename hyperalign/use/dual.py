@@ -79,8 +79,9 @@ class DualEncoder:
 
         Args:
             pictures: Paths, bytes of picture files, or PIL pictures; one alone counts as a list of one.
-            batch_size: Pictures computed at a time.
-            n_workers: Processes that decode, and on a CPU embed what they decoded; None chooses, 0 is this one alone.
+            batch_size: Pictures computed at a time; at most 16 by each of several processes.
+            n_workers: Processes that decode, and on a CPU of a system that forks embed what they decoded, if the main
+                thread asks; None chooses, 0 is this one alone, as it should be where other threads compute meanwhile.
             tell: Told after each batch how many are done.
 
         Returns:
@@ -112,8 +113,9 @@ class DualEncoder:
             pictures: Such as `embed.pictures.whole_files` gives; decoded when their turn comes.
             start: First index.
             stop: One past the last index; None is the end.
-            batch_size: Pictures computed at a time.
-            n_workers: Processes that decode, and on a CPU embed what they decoded; None chooses, 0 is this one alone.
+            batch_size: Pictures computed at a time; at most 16 by each of several processes.
+            n_workers: Processes that decode, and on a CPU of a system that forks embed what they decoded, if the main
+                thread asks; None chooses, 0 is this one alone, as it should be where other threads compute meanwhile.
             tell: Told after each batch how many of these are done.
         """
         stop = len(pictures) if stop is None else stop
@@ -164,7 +166,8 @@ def open_pair(  # noqa: PLR0913 - which pair of which run, and how it computes
         method: Whose connector; None is the method that answers.
         zoo: Zoos to find the encoders in; none are those of the run.
         device: A name as torch knows it; None lets accelerate choose.
-        n_threads: Threads of the CPU while it computes; None leaves torch's setting.
+        n_threads: Threads of the CPU while this process computes; None leaves torch's setting. Those that embed many
+            pictures beside it have one thread each.
         trust_code: Whether an encoder may be built by Python code that the run names; look at it first. Code that was
             run here before, and is unchanged, needs no word.
 
@@ -191,7 +194,8 @@ def load(
     Args:
         folder: As `hyperalign export` wrote it.
         device: A name as torch knows it; None lets accelerate choose.
-        n_threads: Threads of the CPU while it computes; None leaves torch's setting.
+        n_threads: Threads of the CPU while this process computes; None leaves torch's setting. Those that embed many
+            pictures beside it have one thread each.
         trust_code: Whether an encoder may be built by Python code that the folder names; look at it first.
 
     Raises:
