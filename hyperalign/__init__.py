@@ -157,9 +157,11 @@ The map, in the order in which data meets the modules; a line of code may import
         worlds          planted test sets, of one pair or of a grid
         intervals       simulated test sets against intervals and P(best)
         costs           what trials will cost, from shapes
+        dear            what two epochs pair by pair cost, spent otherwise
         trials          one training after the other, each done once
         sweep           batch, length and rate of the baseline
         curve           score against FLOPs, every method on it
+        coordinates     wider coordinates or longer training
         finalists       choosing among polished pairs
         collapse        trainings that ought to go wrong
         poster          growing zoos, and classes of scale

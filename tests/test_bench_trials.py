@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from small_zoo import IMAGES, TEXTS, small_config, small_search, write_world
 
-from hyperalign.bench import collapse, curve, finalists, poster, sweep, trials
+from hyperalign.bench import collapse, coordinates, curve, dear, finalists, poster, sweep, trials
 from hyperalign.bench.costs import foresee
 from hyperalign.bench.measures import take
 from hyperalign.bench.opened import Opened, open_bench
@@ -341,7 +342,7 @@ def test_the_dear_end_costs_two_epochs_of_pair_by_pair_training(opened: Opened, 
     recipe = small_config(world, train={"n_steps": 10, "batch_size": 4, "pairs_per_step": 1}).recipe()
     recipe = replace(recipe, ape_both=replace(recipe.ape_both, batch_size=60))
 
-    n_steps = curve.dear_steps(opened, recipe)
+    n_steps = dear.dear_steps(opened, recipe)
 
     goal = foresee(opened, Method("ape", "both", 0), recipe).search_flops
     costs = [
@@ -395,7 +396,7 @@ def test_a_clear_difference_has_an_interval_on_its_own_side_of_nothing(world: Pa
     long = [taken.take(opened, method, recipe, hits=True)]
     brief = [taken.take(opened, method, replace(recipe, ape=lengthen(recipe.ape, 0.1)), hits=True)]
 
-    gain = curve._gain("long minus brief", long, brief, seed=0)
+    gain = curve.gain("long minus brief", long, brief, seed=0)
 
     assert 5 < gain["low_score"] < gain["score"] < gain["high_score"]
     assert gain["score"] == pytest.approx(long[0].test.mean() - brief[0].test.mean(), abs=2e-3)
@@ -483,6 +484,35 @@ def test_a_poster_has_the_best_pair_of_each_part(world: Path, opened: Opened) ->
     cost = foresee(part_of(opened, [1]), Method("ape", "text", 0), asked.config.recipe())
     assert dull["search_flops"] == cost.search_flops
     assert dull["flops_ratio"] == 1
+
+
+def test_all_coordinates_get_the_cost_of_the_dear_end(
+    world: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coordinates, "RANKS", (4, 8))
+    monkeypatch.setattr(dear, "DEAR_EPOCHS", 8.0)  # a step of the hypernetwork is dear on so few rows
+    asked = ask(world, "coordinates")
+    goal = dear.dear_flops(opened, asked.config.recipe())
+
+    found, differences = (sheet.rows for sheet in coordinates.measure(asked))
+
+    rows, usual = pd.DataFrame(found), asked.config.recipe().canonical
+    kinds = {(usual.rank, usual.max_features), (4, "all"), (8, "all")}
+    assert set(zip(rows["rank"], rows["features"], strict=True)) == kinds
+    assert rows.value_counts("method").to_dict() == {"closed-form": 3, "hypernet": 12, "ape": 6}
+    for _, kind in rows.groupby(["rank", "features"]):
+        closed = kind["method"] == "closed-form"
+        assert kind[closed]["search_flops"].item() < kind[~closed]["search_flops"].min()
+    assert rows["search_flops"].max() <= goal
+    best, settings = {}, ["rank", "features", "setting"]
+    for name in ("hypernet", "ape"):
+        scores = rows[rows["method"] == name].groupby(settings)[["validation_score", "test_score"]].mean()
+        best[name] = float(scores["test_score"].iloc[int(scores["validation_score"].argmax())])
+    at_home = rows[(rows["method"] == "ape") & (rows["features"] == usual.max_features)]["test_score"].mean()
+    gains = [row["score"] for row in differences]
+    assert gains[:2] == pytest.approx([best["hypernet"] - one for one in (at_home, best["ape"])], abs=2e-3)
+    assert len(differences) == 2 + len(kinds)
+    assert all(row["low_score"] <= row["score"] <= row["high_score"] for row in differences)
 
 
 def test_finalists_cost_more_and_are_chosen_by_the_better_of_their_connectors(

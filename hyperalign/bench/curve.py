@@ -12,6 +12,7 @@ import numpy as np
 
 from hyperalign.align.train import TrainConfig
 from hyperalign.bench.costs import announce, foresee
+from hyperalign.bench.dear import dear_steps, two_epochs
 from hyperalign.bench.opened import Opened, open_bench
 from hyperalign.bench.sheet import Asked, Sheet
 from hyperalign.bench.sweep import BEST, MATCHED, swept
@@ -20,14 +21,13 @@ from hyperalign.rank.agreement import agreement, noise_ceiling, regret_interval
 from hyperalign.rank.resampling import Contributions
 from hyperalign.solve import Method, Recipe
 
-__all__ = ["Setting", "dear_steps", "measure", "settings"]
+__all__ = ["Setting", "gain", "measure", "settings"]
 
 TEXT_FACTORS = (0.2, 0.6)  # of the baseline's length
 BOTH_FACTORS = (0.1, 0.25, 0.5)  # of the length between canonical coordinates
 BOTH_BATCHES = ((128, 1e-3), (512, 1e-3))  # other batches there, with their rates, at some of these lengths
 HYPER_FACTORS = (0.125, 0.25, 0.5, 2.0, 4.0, 8.0, 16.0)  # of the hypernetwork's, below the dear end
 SLICED_STEPS = (5, 20)  # of each of its networks, which have as many parameters as a connector times 512
-DEAR_EPOCHS = 2.0  # of training between canonical coordinates: the dear end of the curve
 
 
 class Setting(NamedTuple):
@@ -80,7 +80,7 @@ def measure(asked: Asked) -> list[Sheet]:
     curve = Sheet("score against FLOPs", _rows(found, reference), [*_CURVE_NOTES, *trials.notes(foreseen)])
     seed = asked.config.seed
     differences, ends = _differences(own, text, seed), _dear(found, opened, base)
-    dear = _gain("hypernet minus ape · both, each at the cost of two epochs of it", *ends, seed=seed)
+    dear = gain("hypernet minus ape · both, each at the cost of two epochs of it", *ends, seed=seed)
     differences = differences._replace(rows=[*differences.rows, dear])
     return [curve, _costs(asked, opened, found, own), differences, _orders(own, reference)]
 
@@ -93,29 +93,13 @@ def settings(asked: Asked, opened: Opened) -> list[Setting]:
     points += [Setting("hypernet", "both", replace(base, residual=config)) for config in _hyper(opened, base)]
     both = [*(lengthen(base.ape_both, f) for f in BOTH_FACTORS), *([matched] if matched else []), base.ape_both]
     both += [replace(config, batch_size=size, learning_rate=rate) for size, rate in BOTH_BATCHES for config in both[1:]]
-    both.append(_two_epochs(base).ape_both)
+    both.append(two_epochs(base).ape_both)
     points += [Setting("ape", "both", replace(base, ape_both=config)) for config in both]
     text = [base.ape, *(lengthen(base.ape, f) for f in TEXT_FACTORS), *([best] if best else [])]
     points += [Setting("ape", "text", replace(base, ape=config)) for config in text]
     short = [replace(base.sliced, n_steps=n, n_epochs=None) for n in SLICED_STEPS]
     points += [Setting("hypernet-sliced", "text", replace(base, sliced=config)) for config in short]
     return [point for n, point in enumerate(points) if point not in points[:n]]
-
-
-def dear_steps(opened: Opened, recipe: Recipe) -> int:
-    """Steps for which the hypernetwork costs what two epochs of pair-by-pair canonical training cost, or one step.
-
-    The cost is linear in the steps but for the looks at validation, so a straight line through two points is enough.
-    """
-    goal = foresee(opened, Method("ape", "both", 0), _two_epochs(recipe)).search_flops
-
-    def cost(n_steps: int) -> int:
-        config = replace(recipe.residual, n_steps=n_steps, n_epochs=None)
-        return foresee(opened, Method("hypernet", "both", 0), replace(recipe, residual=config)).search_flops
-
-    few, many = 100, 200
-    per_step = (cost(many) - cost(few)) / (many - few)
-    return max(1, int(few + (goal - cost(few)) / per_step))
 
 
 def _hyper(opened: Opened, base: Recipe) -> list[TrainConfig]:
@@ -141,11 +125,6 @@ def _dear_ends(opened: Opened, base: Recipe) -> list[TrainConfig]:
     ]
 
 
-def _two_epochs(recipe: Recipe) -> Recipe:
-    """The baseline between canonical coordinates at the dear end."""
-    return replace(recipe, ape_both=replace(recipe.ape_both, n_epochs=DEAR_EPOCHS, n_steps=None))
-
-
 def _seeds(setting: Setting, asked: Asked) -> Sequence[int]:
     """Nothing is drawn in the closed form."""
     return asked.seeds()[:1] if setting.name == "closed-form" else asked.seeds()
@@ -166,7 +145,7 @@ def _dear(found: Found, opened: Opened, base: Recipe) -> tuple[list[Trial], list
     """At the dear end: the hypernetwork, of its settings the better on validation, and the baseline."""
     ends = _dear_ends(opened, base)
     own = [trials for setting, trials in _grids(found, "hypernet", "both") if setting.recipe.residual in ends]
-    return max(own, key=_validation), _default(found, _two_epochs(base), "ape", "both")
+    return max(own, key=_validation), _default(found, two_epochs(base), "ape", "both")
 
 
 def _validation(trials: Sequence[Trial]) -> float:
@@ -258,7 +237,7 @@ def _differences(own: Sequence[Trial], text: Sequence[Trial], seed: int) -> Shee
     lost = float(truth.max() - np.mean([truth[trial.chosen] for trial in own]))
     both = reference._replace(hits=np.concatenate([best, taken], axis=2))
     rows = [
-        _gain("hypernet minus ape · text", own, text, seed=seed),
+        gain("hypernet minus ape · text", own, text, seed=seed),
         _difference("regret@1 in ape · text's mean over seeds", lost, both, seed),
     ]
     notes = [
@@ -268,8 +247,15 @@ def _differences(own: Sequence[Trial], text: Sequence[Trial], seed: int) -> Shee
     return Sheet("differences of scores", rows, notes)
 
 
-def _gain(words: str, own: Sequence[Trial], other: Sequence[Trial], *, seed: int) -> dict[str, Any]:
-    """Mean score of one method minus another's."""
+def gain(words: str, own: Sequence[Trial], other: Sequence[Trial], *, seed: int) -> dict[str, Any]:
+    """Mean test score of one method minus another's, with a paired interval over test images.
+
+    Args:
+        words: What is compared.
+        own: A trial for each seed, taken with its hits.
+        other: The same of the other method.
+        seed: Of the bootstrap.
+    """
     gain = float(np.mean([t.test.mean() for t in own]) - np.mean([t.test.mean() for t in other]))
     sides = [_mean([_hits(trial) for trial in trials]) for trials in (own, other)]
     means = np.concatenate([side.hits.mean(2, keepdims=True) for side in sides], axis=2)

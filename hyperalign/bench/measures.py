@@ -19,6 +19,7 @@ MEASURES = {
     "scale": "what a search costs on so many pictures, computed",
     "poster": "best score against FLOPs for growing zoos, and by scale",
     "curve": "score against FLOPs, every method on it",
+    "coordinates": "what a larger budget is better spent on: wider coordinates or longer training",
     "finalists": "choosing among polished pairs: what it costs, and how much better the choice is",
     "sweep": "batch and epochs of the baseline",
     "collapse": "thirty trainings that ought to go wrong",

@@ -19,6 +19,7 @@ NOT_CONFIG = {  # options that say how, not what
     *(
         "poster",
         "curve",
+        "coordinates",
         "finalists",
         "sweep",
         "collapse",

@@ -16,6 +16,7 @@ _WHAT = "What to measure; without any of these, this machine"
 _FLAGS = (
     "poster",
     "curve",
+    "coordinates",
     "finalists",
     "sweep",
     "collapse",
@@ -39,6 +40,9 @@ def bench(  # noqa: PLR0913 – the signature is the list of options
     ] = False,
     curve: Annotated[
         bool, typer.Option("--curve", help="Score against FLOPs, every method.", rich_help_panel=_WHAT)
+    ] = False,
+    coordinates: Annotated[
+        bool, typer.Option("--coordinates", help="Wider coordinates or longer training.", rich_help_panel=_WHAT)
     ] = False,
     finalists: Annotated[
         bool, typer.Option("--finalists", help="Choosing among polished pairs.", rich_help_panel=_WHAT)
