@@ -264,6 +264,31 @@ def test_who_stops_waits_for_nothing_and_leaves_no_process(files: StoredPictures
     ended_soon()
 
 
+@pytest.mark.parametrize("error", [OSError(12, "Cannot allocate memory"), KeyboardInterrupt()])
+def test_a_fork_that_fails_leaves_no_process(
+    files: StoredPictures, error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that were started would wait for work, and the program for them when it ends."""
+    fork, begun = os.fork, list[int]()
+
+    def fail() -> int:
+        begun.append(len(active_children()))
+        if len(begun) == 2:
+            raise error
+        return fork()
+
+    monkeypatch.setattr(os, "fork", fail)
+    if isinstance(error, OSError):
+        rows, _ = embed(files, Told(), 2)
+        assert set(rows[np.isfinite(rows[:, 1]), 1]) == {os.getpid() % 10**6}
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            embed(files, Told(), 2)
+
+    assert begun[:2] == [0, 1]  # others decode afterwards
+    ended_soon()
+
+
 def test_a_thread_beside_the_main_one_forks_nothing(files: StoredPictures) -> None:
     """Another thread may compute meanwhile, and what it holds would stay locked."""
     with ThreadPoolExecutor(1) as pool:

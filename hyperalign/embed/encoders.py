@@ -47,8 +47,8 @@ class Encoder:
         picture: The picture it wants; None for captions.
         transform: An RGB picture → (3, H, W) uint8; None for captions.
         device: Where it computes.
-        n_threads: Threads of the CPU while this process computes; None leaves torch's setting. Those that embed many
-            pictures beside it have one thread each.
+        n_threads: Threads of the CPU while this process computes; None leaves torch's setting. Where processes
+            embed many pictures they have one each, and so has this one for the first of them.
         autocast: Whether matrix products run in bfloat16.
     """
 
@@ -119,8 +119,8 @@ def load_encoder(
     Args:
         spec: Of any loader but "rows", which has no network.
         device: A name as torch knows it; None lets accelerate choose.
-        n_threads: Threads of the CPU while this process computes; None leaves torch's setting. Those that embed many
-            pictures beside it have one thread each.
+        n_threads: Threads of the CPU while this process computes; None leaves torch's setting. Where processes
+            embed many pictures they have one each, and so has this one for the first of them.
         autocast: Compute matrix products in bfloat16.
 
     Raises:

@@ -5,7 +5,7 @@ both wait for nobody (measured in reports/LOG.md). They are forked, so that all 
 where a system starts processes anew, `feed` decodes beside one network instead.
 
 A fork takes no threads along, and leaves locked what another thread held: a network may wait there without end. So
-processes that are silent for too long, or that meet any error, are given up, and who asked for them goes on alone.
+processes are given up where the next share takes much too long or meets an error, and who asked for them goes on alone.
 """
 
 import os
@@ -36,7 +36,7 @@ __all__ = ["SHARE", "RowBatch", "can_spread", "embed_spread", "worthwhile_proces
 
 SHARE: Final = 16  # pictures embedded at a time by a process; what a network makes of these stays near its core
 
-_PATIENCE: Final = 10.0  # seconds, and as many times longer than a share takes here, until processes are given up
+_PATIENCE: Final = 60.0  # seconds, and as many times longer than a share takes here, until processes are given up
 _KILLED: Final = (
     "a process that embedded pictures was killed, most likely for want of memory; close what else is running, or "
     "let it use fewer cores (taskset --cpu-list 0 hyperalign …)"
@@ -104,12 +104,14 @@ def embed_spread(  # noqa: PLR0913 - which pictures, what becomes of them, and b
 
     Yields:
         Rows of one share after the other, the first of them computed by this process, to see how long one takes. The
-        generator ends early where the others do not compute: what is left is for the caller to compute, and to see
-        fail where it must. Closing it ends the processes.
+        generator ends early where the next share does not come in time, meets an error, or no processes can be
+        started: what is left is for the caller to compute, and to see fail where it must. Closing it ends the
+        processes.
 
     Raises:
         MemoryError: If a process was killed.
         RuntimeError: If a process ended by itself.
+        Exception: What a stream raises, and what goes wrong in the first share.
     """
     own = _Own(pictures, transform, picture, compute, batch_size)
     shares = [bounds[at : at + batch_size] for at in range(0, len(bounds), batch_size)]
@@ -117,7 +119,8 @@ def embed_spread(  # noqa: PLR0913 - which pictures, what becomes of them, and b
     if (stream := in_order(pictures, bounds)) is not None:
         work = ((share, _Held(share.start, [*islice(stream, len(share))])) for share in shares)
     begin, first = time.perf_counter(), [own.embed(*one) for one in islice(work, 1)]
-    seconds = _PATIENCE * (1 + time.perf_counter() - begin)
+    crowd = max(1.0, n_processes / n_own_cores())
+    seconds = _PATIENCE * (1 + crowd * (time.perf_counter() - begin))
     yield from first
     if len(shares) > 1:
         yield from _by_processes(own, work, min(n_processes, len(shares) - 1), seconds)
@@ -169,22 +172,29 @@ def _by_processes(
             yield found
     except BrokenProcessPool:
         raise _reason(processes) from None
+    except OSError:
+        if processes:
+            raise  # of a stream
+        return  # they could not all be started
     finally:  # nobody waits for what is begun
+        processes = processes or [*(pool._processes or {}).values()]  # where starting them was interrupted
         pool.shutdown(wait=False, cancel_futures=True)
         for process in processes:
             process.kill()
 
 
 def _result(future: "Future[RowBatch | None]", seconds: float) -> RowBatch | None:
-    with suppress(TimeoutError):
-        return future.result(seconds)
+    for _ in range(10):  # in parts, so that the time in which the program is stopped is one of them
+        with suppress(TimeoutError):
+            return future.result(seconds / 10)
     return None
 
 
 def _reason(processes: list[BaseProcess]) -> Exception:
     """Why the first of them ended; the others were told to."""
-    for process in processes:
-        process.join(_PATIENCE)
+    end = time.perf_counter() + _PATIENCE
+    while any(process.exitcode is None for process in processes) and time.perf_counter() < end:
+        time.sleep(0.01)  # not joined: the pool waits for them too, and one of two that wait learns nothing
     codes = [code for code in (process.exitcode for process in processes) if code not in (None, 0, -signal.SIGTERM)]
     if not codes or -signal.SIGKILL in codes:
         return MemoryError(_KILLED)

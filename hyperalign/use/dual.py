@@ -166,8 +166,8 @@ def open_pair(  # noqa: PLR0913 - which pair of which run, and how it computes
         method: Whose connector; None is the method that answers.
         zoo: Zoos to find the encoders in; none are those of the run.
         device: A name as torch knows it; None lets accelerate choose.
-        n_threads: Threads of the CPU while this process computes; None leaves torch's setting. Those that embed many
-            pictures beside it have one thread each.
+        n_threads: Threads of the CPU while this process computes; None leaves torch's setting. Where processes
+            embed many pictures they have one each, and so has this one for the first of them.
         trust_code: Whether an encoder may be built by Python code that the run names; look at it first. Code that was
             run here before, and is unchanged, needs no word.
 
@@ -194,8 +194,8 @@ def load(
     Args:
         folder: As `hyperalign export` wrote it.
         device: A name as torch knows it; None lets accelerate choose.
-        n_threads: Threads of the CPU while this process computes; None leaves torch's setting. Those that embed many
-            pictures beside it have one thread each.
+        n_threads: Threads of the CPU while this process computes; None leaves torch's setting. Where processes
+            embed many pictures they have one each, and so has this one for the first of them.
         trust_code: Whether an encoder may be built by Python code that the folder names; look at it first.
 
     Raises:
