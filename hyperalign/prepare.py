@@ -410,9 +410,14 @@ class _Lazy:
     @property
     def notes(self) -> list[str]:
         """What is worth telling of how it was embedded."""
-        if self.batch_size is None:
-            return []
-        return [f"{self.spec.name} embeds {self.batch_size} at a time: memory did not hold more of them at once"]
+        from hyperalign.embed.encoders import stays_here
+
+        notes, name = list[str](), self.spec.name
+        if self.batch_size is not None:
+            notes.append(f"{name} embeds {self.batch_size} at a time: memory did not hold more of them at once")
+        if self.encoder is not None and stays_here(self.encoder):
+            notes.append(f"{name} embeds in one process: others that were to help failed or gave no answer")
+        return notes
 
     def embedder(
         self, job: Job, tally: "_Tally"
@@ -473,7 +478,7 @@ class _Lazy:
         return self.encoder
 
     def _embed(self, items: Any, start: int, stop: int, tally: "_Tally") -> Embedded:
-        from hyperalign.embed.encoders import BATCH_SIZE, embed_captions, embed_pictures
+        from hyperalign.embed.encoders import BATCH_SIZE, embed_captions, embed_pictures, stays_here
 
         if self.encoder is None:
             tally.embedded(self.spec.name, 0)
@@ -481,12 +486,12 @@ class _Lazy:
         begin, bad = time.perf_counter(), list[tuple[int, str]]()
 
         def tell(done: int) -> None:
+            tally.alone = stays_here(encoder)
             if start + done < stop:  # whoever stores the rows tells of the last ones, when they are stored
                 tally.embedded(self.spec.name, start + done)
 
         def shrunk(size: int) -> None:
-            self.batch_size = size
-            tally.why = f", {size} at a time for want of memory"
+            self.batch_size = tally.size = size
 
         size = self.batch_size or BATCH_SIZE
         if self.spec.modality == "image":
@@ -504,17 +509,23 @@ class _Tally:
     def __init__(self, progress: Progress, total: int):
         self.progress, self.total = progress, total
         self.before = 0  # rows of the parts that are finished
-        self.why = ""  # it goes slower than it might
+        self.size: int | None = None  # at a time, where memory did not hold more
+        self.alone = False  # without the processes that were to help
 
     def embedded(self, name: str, done: int) -> None:
         """So many rows of this part are embedded."""
-        self.progress(f"embedding by {name}{self.why}", self.before + done, self.total)
+        self.progress(self._stage(name), self.before + done, self.total)
 
     def stored(self, stage: str, done: int, of_part: int) -> None:
         """The same from who stores them, and who may be waiting for another process that does."""
         name, _, other = stage.partition(", ")
         waits = " (another process)" if "another" in other else ""
-        self.progress(f"embedding by {name}{self.why}{waits}", min(self.before + done, self.total), self.total)
+        self.progress(f"{self._stage(name)}{waits}", min(self.before + done, self.total), self.total)
+
+    def _stage(self, name: str) -> str:
+        """Who embeds, and why it goes slower than it might."""
+        size = "" if self.size is None else f", {self.size} at a time for want of memory"
+        return f"embedding by {name}{size}{', in one process since others failed' if self.alone else ''}"
 
 
 def _remember(lazy: _Lazy, jobs: Sequence[Job], cache_dir: Path, worked: _Worked) -> None:

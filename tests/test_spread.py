@@ -10,6 +10,7 @@ from multiprocessing import active_children
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from hyperalign.embed.pictures import StoredPictures, whole_files
 from hyperalign.embed.spread import SHARE, can_spread, worthwhile_processes
 from hyperalign.embed.zoo import EncoderSpec, Facts
 from hyperalign.machine import n_cores
+from hyperalign.prepare import _Lazy, _Tally
 
 __all__ = ["shards"]  # a fixture
 
@@ -153,6 +155,31 @@ def test_a_network_that_does_not_compute_in_a_fork_stays_in_this_process(
     assert begun == [2], "tried once, and remembered"
     assert told == [16, 36, 36]
     ended_soon()
+
+
+def test_who_watches_is_told_that_other_processes_failed(
+    files: StoredPictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoders, "worthwhile_workers", lambda n_pictures, device: 2)
+    found: list[tuple[list[str], list[str]]] = []
+    for network in (Told(), Settled()):
+        encoder = told_encoder(network)
+        lazy = _Lazy(encoder.spec, tmp_path, autocast=False, jobs=[])
+        lazy.encoder = encoder
+        progress = Mock()
+        tally = _Tally(progress, 40)
+
+        lazy._embed(files, 0, 35, tally)
+        lazy._embed(files, 35, 40, tally)
+        tally.stored("told, by another process", 5, 5)
+        found.append(([call.args[0] for call in progress.call_args_list], lazy.notes))
+
+    (helped, nothing), (alone, notes) = found
+    assert set(helped) == {"embedding by told", "embedding by told (another process)"}
+    assert nothing == []
+    assert alone[0] == "embedding by told"  # the first share, before others are asked
+    assert alone[-1] == "embedding by told, in one process since others failed (another process)"
+    assert notes == ["told embeds in one process: others that were to help failed or gave no answer"]
 
 
 def test_a_process_embeds_fewer_at_a_time_where_memory_is_short(files: StoredPictures) -> None:

@@ -233,6 +233,11 @@ def embed_pictures(  # noqa: PLR0913 - whose pictures, which of them, how, and w
 _stays: Final = WeakSet[nn.Module]()  # networks that did not compute in other processes
 
 
+def stays_here(encoder: Encoder) -> bool:
+    """Whether this process computes by itself, since others that were to help failed or gave no answer."""
+    return encoder.network in _stays
+
+
 def _row_batches(
     encoder: Encoder, pictures: Pictures, bounds: range, batch_size: int, n_workers: int | None
 ) -> Generator[RowBatch, None, None]:
@@ -264,7 +269,7 @@ def _share_out(encoder: Encoder, pictures: Pictures, n_pictures: int, n_workers:
     device, asked = encoder.device.type, n_workers is not None
     if n_workers is None:
         n_workers = worthwhile_workers(n_pictures, device=device)
-    if not n_workers or encoder.network in _stays or not can_spread(pictures, device=device):
+    if not n_workers or stays_here(encoder) or not can_spread(pictures, device=device):
         return 0, n_workers
     return n_workers if asked else worthwhile_processes(n_workers, encoder.n_threads or torch.get_num_threads()), 0
 
