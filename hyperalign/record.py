@@ -5,7 +5,7 @@ Everything is plain JSON, so that a result can be read in years, with or without
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Required, TypedDict
@@ -25,6 +25,7 @@ __all__ = [
     "ReadResult",
     "Result",
     "SolutionRecord",
+    "distinct_ratios",
     "embedded_whole",
     "to_json",
 ]
@@ -256,6 +257,16 @@ class LogLine(TypedDict, total=False):
     prefix: str
     method: str
     seed: int
+
+
+def distinct_ratios(ratios: Iterable[RatioRecord]) -> list[RatioRecord]:
+    """Those of the same two sides as one, by the names of all of them."""
+    found: dict[tuple[str, str], RatioRecord] = {}
+    for item in ratios:
+        sides = item["baseline"], item["method"]
+        names = [found[sides]["setting"]] if sides in found else []
+        found[sides] = {**item, "setting": ", ".join([*names, item["setting"]])}
+    return list(found.values())
 
 
 def embedded_whole(result: Result) -> list[str]:

@@ -151,12 +151,28 @@ def test_ratios_are_of_the_rows_that_stand_beside_them(small: tuple[Asked, Opene
 
     methods = {row["method"]: row for row in method_sheet(every, 1.0).rows}
     own = methods["hypernet · both"]
-    assert [row["setting"].split(",")[0] for row in rows] == ["measured", "measured", "computed", "computed"]
+    computed = "computed, matched batch 16, each at its own setting"  # the same sides
+    assert [row["setting"] for row in rows] == [*["measured, matched batch 16"] * 2, computed]
     for row in rows[:2]:
         ape = methods[row["baseline"]]
         assert row["flops_ratio"] == ape["search_flops"] / own["search_flops"]
         assert row["wall_ratio"] == ape["search_seconds"] / own["search_seconds"]
-    assert rows[3]["baseline_flops"] == methods["ape · text"]["search_flops"]  # computed as it ran
+    assert rows[2]["baseline_flops"] == methods["ape · text"]["search_flops"]  # computed as it ran
+
+
+def test_every_ratio_names_the_batches_of_its_own_two_sides(small: tuple[Asked, Opened, list[Timed]]) -> None:
+    asked, opened, every = small
+    changes: dict[str, Any] = {"baseline": {"batch_size": 32}, "baseline_both": {"batch_size": 8}}
+    other = dataclasses.replace(asked, config=dataclasses.replace(asked.config, **changes))
+
+    rows = ratio_sheet(every, opened, other).rows
+
+    assert [(row["setting"], row["baseline"].split(",")[0]) for row in rows] == [
+        ("measured, batch 32 against 16", "ape · text"),
+        ("measured, batch 8 against 16", "ape · both"),
+        ("computed, matched batch 16", "ape · text"),
+        ("computed, each at its own setting", "ape · text"),
+    ]
 
 
 def test_the_account_of_the_authors_holds_within_a_thousandth() -> None:

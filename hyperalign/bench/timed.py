@@ -11,8 +11,9 @@ from hyperalign.bench.published import explain
 from hyperalign.bench.sheet import Asked, Sheet
 from hyperalign.bench.watermark import watched
 from hyperalign.ledger import SEARCH_STAGES, search_flops
+from hyperalign.record import distinct_ratios
 from hyperalign.request import METHODS
-from hyperalign.solve import Method, Solved, Workbench, solve
+from hyperalign.solve import Method, Recipe, Solved, Workbench, solve
 
 __all__ = ["Timed", "method_sheet", "ratio_sheet", "time_method", "time_methods"]
 
@@ -88,14 +89,15 @@ def method_sheet(every: list[Timed], peak: float) -> Sheet:
 def ratio_sheet(every: list[Timed], opened: Opened, asked: Asked) -> Sheet:
     """The baseline's grid over the hypernetwork's search: as they ran, and computed at two settings."""
     own = next(one for one in every if one.solved.method.name == "hypernet")
+    recipe = asked.config.recipe()
     rows: list[dict[str, Any]] = []
     for one in every:
         if one.solved.method.name == "ape":
-            batches = "matched batch" if _batches(asked)[0] == _batches(asked)[1] else "each at its own batch"
+            batches = _batches(one.solved.method, recipe)
             rows.append(_ratio(f"measured, {batches}", one.solved.method.label, _cost(one), _cost(own)))
     pairs, prepared = opened.candidates.pair_indices(), opened.prepared
-    recipe = asked.config.recipe()
-    for ratio in compute_ratios(own.solved, own.solved.lines, recipe, pairs, prepared.train, prepared.val):
+    computed = compute_ratios(own.solved, own.solved.lines, recipe, pairs, prepared.train, prepared.val)
+    for ratio in distinct_ratios(computed):
         costs = (ratio["baseline_flops"], None), (ratio["method_flops"], None)
         rows.append(_ratio(f"computed, {ratio['setting']}", ratio["baseline"], *costs))
     return Sheet(f"the baseline's grid over the search by {own.solved.method.label}", rows, explain())
@@ -141,9 +143,11 @@ def _row(one: Timed, peak: float) -> dict[str, Any]:
     }
 
 
-def _batches(asked: Asked) -> tuple[int, int]:
-    recipe = asked.config.recipe()
-    return recipe.ape.batch_size, recipe.residual.batch_size
+def _batches(baseline: Method, recipe: Recipe) -> str:
+    """The batch size of both, or that of the baseline and then that of the search."""
+    theirs = (recipe.ape_both if baseline.sides == "both" else recipe.ape).batch_size
+    own = recipe.residual.batch_size
+    return f"matched batch {own}" if theirs == own else f"batch {theirs} against {own}"
 
 
 def _cost(one: Timed) -> tuple[int, float | None]:

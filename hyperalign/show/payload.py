@@ -12,12 +12,12 @@ from typing import Any, TypedDict
 import numpy as np
 
 from hyperalign.embed.plain import misfit, parse_json
-from hyperalign.record import PICTURES, Result
+from hyperalign.record import PICTURES, Result, distinct_ratios
 from hyperalign.run import Run, read_log
 from hyperalign.show import words
 from hyperalign.show.against import hold_against
 from hyperalign.show.chances import Chances
-from hyperalign.show.view import Board, costs, distinct_ratios, draw_board
+from hyperalign.show.view import Board, costs, draw_board
 
 __all__ = ["describe"]
 
@@ -80,7 +80,7 @@ def describe(run: Run, chances: Chances | None, others: Sequence[Run] = ()) -> d
         "reference": _reference(run, board),
         "agreement": [_plain(item) for item in result.get("agreement", [])],
         "costs": [asdict(line) for line in costs(run)],
-        "ratios": [_plain(item) for item in distinct_ratios(run)],
+        "ratios": [_plain(item) for item in distinct_ratios(run.result.get("ratios", []))],
         "curves": _curves(run),
         "pictures": _pictures(run),
         "against": [hold_against(run, other) for other in others],

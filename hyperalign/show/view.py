@@ -13,7 +13,7 @@ import pandas as pd
 
 from hyperalign.kept import best_row, read_notes, undamaged
 from hyperalign.ledger import SEARCH_STAGES
-from hyperalign.record import CEILING, AgreementRecord, RatioRecord
+from hyperalign.record import CEILING, AgreementRecord, distinct_ratios
 from hyperalign.run import Run
 from hyperalign.show.words import clean, duration, flops, times
 
@@ -25,7 +25,6 @@ __all__ = [
     "Row",
     "agreements",
     "costs",
-    "distinct_ratios",
     "draw_board",
     "ratios",
     "totals",
@@ -218,18 +217,8 @@ def ratios(run: Run) -> list[RatioView]:
             baseline=f"{clean(item['baseline'])}: {flops(item['baseline_flops'])}",
             method=f"{clean(item['method'])}: {flops(item['method_flops'])}",
         )
-        for item in distinct_ratios(run)
+        for item in distinct_ratios(run.result.get("ratios", []))
     ]
-
-
-def distinct_ratios(run: Run) -> list[RatioRecord]:
-    """The ratios on record; those of the same two sides are one, by the names of all of them."""
-    found: dict[tuple[str, str], RatioRecord] = {}
-    for item in run.result.get("ratios", []):
-        sides = item["baseline"], item["method"]
-        names = [found[sides]["setting"]] if sides in found else []
-        found[sides] = {**item, "setting": ", ".join([*names, item["setting"]])}
-    return list(found.values())
 
 
 def agreements(run: Run) -> list[AgreementRecord]:
