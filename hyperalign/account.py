@@ -55,18 +55,19 @@ def describe_checked(main: Tested, checked: Sequence[Tested]) -> list[str]:
     """What first pairs reach that were trained by themselves, beside the method that answers."""
     said = []
     for one in checked:
-        table = one.table
+        table, among = one.table, ""
         if one.solved.method.name == "ape":
             beginnings = [f"Verified by ape, trained for {_name(row)} alone:" for row in table.itertuples()]
         else:
             n_pairs, table = len(table), table.nlargest(1, "validation_score")
             (row,) = table.itertuples()
             many = f"Polished, {n_pairs} pairs by themselves; {_name(row)} validates best:"
+            among = f", the best of them with probability {row.p_best:.2f}" if n_pairs > 1 else ""
             beginnings = [many if n_pairs > 1 else f"Polished, made for {_name(row)} alone:"]
         for beginning, row in zip(beginnings, table.itertuples(), strict=True):
             of_main = _row_of(main, row)
             sentence = (
-                f"{beginning} {row.score:.1f} (95 % interval {row.score_low:.1f} to {row.score_high:.1f}); "
+                f"{beginning} {row.score:.1f} (95 % interval {row.score_low:.1f} to {row.score_high:.1f}){among}; "
                 f"{main.solved.method.name} gave {of_main.score:.1f}."
             )
             if one.solved.method.name == "polished":

@@ -26,9 +26,8 @@ def solved(name: str, *, n_pairs: int = 2, n_steps: tuple[int, ...] = (), stoppe
 
 def table_of(name: str, rows: list[tuple[str, str, float]]) -> Any:
     table = pd.DataFrame(rows, columns=["image_encoder", "text_encoder", "score"])
-    return SimpleNamespace(
-        table=table.assign(score_low=table["score"] - 2, score_high=table["score"] + 3), solved=solved(name)
-    )
+    table = table.assign(score_low=table["score"] - 2, score_high=table["score"] + 3, p_best=table["score"] / 100)
+    return SimpleNamespace(table=table, solved=solved(name))
 
 
 def test_a_verified_pair_stands_beside_its_own_score_by_the_method_that_answers() -> None:
@@ -60,6 +59,8 @@ def test_of_polished_pairs_the_one_that_validates_best_is_named(polished: list[A
     (words,) = describe_checked(main, [one])
 
     assert words.startswith(f"{beginning} (95 % interval ")
+    among = {"21.0": ", the best of them with probability 0.21", "28.5": ", the best of them with probability 0.28"}
+    assert f"){among[beginning[-4:]] if len(polished) > 1 else ''}; hypernet gave " in words
     assert f"; hypernet gave {20.0 if 'a+y' in beginning else 30.0:.1f}. The " in words
     used = "polished connector" if "b+x" in beginning else "connector of hypernet"
     assert words.endswith(f" The {used} validates better: it is the one that is used.")

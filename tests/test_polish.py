@@ -139,6 +139,8 @@ def test_the_pairs_that_validate_best_are_polished_and_the_answer_says_so(polish
     assert sorted(names(mine)) == sorted(names(own)[:2])
     assert sentence.startswith("Polished, 2 pairs by themselves; ")
     assert f"{image}+{text} validates best: {mine['score'].iloc[-1]:.1f}" in sentence
+    assert f", the best of them with probability {mine['p_best'].iloc[-1]:.2f}; hypernet gave " in sentence
+    assert mine["p_best"].sum() == pytest.approx(1), "chances among the polished"
 
 
 def test_the_winner_is_chosen_by_what_polished_pairs_score_on_validation(
