@@ -142,6 +142,8 @@ def test_the_measurement_gives_a_row_for_each_size(sheets: list[Sheet]) -> None:
         assert row["regret_score"] >= 0
     assert sizes.rows[0]["search_flops"] < sizes.rows[1]["search_flops"]
     assert all(0 < row["ape_both_grid_ratio"] < row["ape_grid_ratio"] for row in sizes.rows)
+    both = "ape both: between the 24 coordinates of the search, batch 256, 1 epochs"
+    assert f"ape: text-sided, batch 512, 10 epochs; {both}" in sizes.notes
     for sheet in sheets:
         assert all(row.keys() == sheet.rows[0].keys() for row in sheet.rows)
     assert to_json([sheet._asdict() for sheet in sheets])

@@ -28,7 +28,7 @@ from hyperalign.relimit import open_run
 from hyperalign.request import SearchConfig
 from hyperalign.run import create_run, finish_run, load_run, write_tensors
 from hyperalign.scoring import scoring_flops
-from hyperalign.solve import Method, Solved, Workbench, pairs_in_words, solve
+from hyperalign.solve import Method, Recipe, Solved, Workbench, pairs_in_words, solve
 
 __all__ = ["measure"]
 
@@ -56,7 +56,7 @@ def measure(asked: Asked) -> list[Sheet]:
     searches.append(_search(asked.shape, asked, asked.out))
     config, sizes = _settle(asked.config)
     return [
-        _size_sheet(searches, sizes),
+        _size_sheet(searches, sizes, config.recipe()),
         _stage_sheet(searches[-1]),
         _limit_sheet(searches[-1].path),
         device_sheet(plant(asked.shape, (2, *sizes[1:]), seed=config.seed).prepared, config.recipe(), _method(config)),
@@ -206,7 +206,7 @@ def _finish(  # noqa: PLR0913 - what a run is made of
     return finish_run(run, result, leaderboard=tested.table, ledger=lines).path
 
 
-def _size_sheet(searches: list[_Searched], sizes: tuple[int, int, int]) -> Sheet:
+def _size_sheet(searches: list[_Searched], sizes: tuple[int, int, int], recipe: Recipe) -> Sheet:
     rows = []
     for one in searches:
         flops, seconds, peaks = zip(*(one.stage(name) for name in SEARCH_STAGES), strict=True)
@@ -231,7 +231,10 @@ def _size_sheet(searches: list[_Searched], sizes: tuple[int, int, int]) -> Sheet
         f"{sizes[0]:,} items to learn from, {sizes[1]:,} to choose by; a search is set-up, training and validation, "
         "and its time holds the making of rows, which a search over embedded rows has not",
         "memory is the growth of the process from before the set-up to its peak; ratios: FLOPs of the baseline's grid, "
-        "computed, over those of the search as the run's ledger has them; ape both stands between the same coordinates",
+        "computed, over those of the search as the run's ledger has them",
+        f"ape: text-sided, batch {recipe.ape.batch_size}, {recipe.ape.length}; ape both: between the "
+        f"{recipe.canonical.rank} coordinates of the search, batch {recipe.ape_both.batch_size}, "
+        f"{recipe.ape_both.length}",
         "truth: recall@1 computed from what each pair's encoders were planted to know; regret in points of it. The two "
         "scores are means of recall@1 on validation over the pairs by which the training was watched",
     ]
