@@ -1,5 +1,6 @@
 """The synthetic grid: rows made alike however they are read, a truth that holds, and sheets that add up."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,14 @@ from hyperalign.bench import grid
 from hyperalign.bench.devices import H100_PEAKS, SHARE, device_sheet
 from hyperalign.bench.planted import Planted, PlantedRows, View, expected_recall, plant
 from hyperalign.bench.sheet import Asked, Sheet
+from hyperalign.forecast import forecast
 from hyperalign.rank.agreement import agreement
 from hyperalign.rank.metrics import hits_from_embeddings, recall
 from hyperalign.record import to_json
 from hyperalign.request import SearchConfig
 from hyperalign.run import load_run, read_result
+from hyperalign.scoring import scoring_flops
+from hyperalign.solve import Method
 
 TINY = {"rank": 24}
 CONFIG = SearchConfig(limit=120, canonical=TINY, train={"n_steps": 6, "batch_size": 24})
@@ -143,10 +147,23 @@ def test_the_measurement_gives_a_row_for_each_size(sheets: list[Sheet]) -> None:
     assert sizes.rows[0]["search_flops"] < sizes.rows[1]["search_flops"]
     assert all(0 < row["ape_both_grid_ratio"] < row["ape_grid_ratio"] for row in sizes.rows)
     both = "ape both: between the 24 coordinates of the search, batch 256, 1 epochs"
-    assert f"ape: text-sided, batch 512, 10 epochs; {both}" in sizes.notes
+    assert f"ape: text-sided, matched batch 24, 10 epochs; {both}" in sizes.notes
     for sheet in sheets:
         assert all(row.keys() == sheet.rows[0].keys() for row in sheet.rows)
     assert to_json([sheet._asdict() for sheet in sheets])
+
+
+def test_ratios_are_over_the_whole_search_its_set_up_included(sheets: list[Sheet]) -> None:
+    config, sizes = grid._settle(CONFIG)
+    recipe = config.recipe()
+    recipe = replace(recipe, ape=replace(recipe.ape, batch_size=recipe.residual.batch_size))
+    for row, shape in zip(sheets[0].rows, ((3, 2), (4, 3)), strict=True):
+        small = plant(shape, sizes, seed=CONFIG.seed)
+        pairs, prepared = small.candidates.pair_indices(), small.prepared
+        for name, sides in (("ape_grid_ratio", "text"), ("ape_both_grid_ratio", "both")):
+            cost = forecast(Method("ape", sides, 0), prepared.train, pairs, recipe)
+            flops = cost.setup_flops + cost.train_flops + scoring_flops(cost.solution, prepared.val)
+            assert row[name] == pytest.approx(flops / row["search_flops"])
 
 
 def test_stages_add_up_to_the_search(sheets: list[Sheet]) -> None:
@@ -187,6 +204,8 @@ def test_the_run_is_one_that_can_be_shown_again(
     assert "within the limits: 6 of the 6 pairs of this run" in said
     run = load_run(path)
     assert len(run.leaderboard) == 6
+    in_search = run.ledger["stage"].isin(["set-up", "training", "validation"])
+    assert run.result["totals"]["search_flops"] == run.ledger.loc[in_search, "flops"].sum() > 0
     assert read_result(path)["configuration"]["canonical"]["rank"] == 16  # what was asked for, not this room's own
 
 

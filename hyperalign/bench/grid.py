@@ -125,7 +125,7 @@ def _search(shape: Shape, asked: Asked, out: Path) -> _Searched:
         should_stop=lambda: False,
     )
     start_bytes = set_back() or peak_bytes()
-    setup_line = _set_up(bench)
+    setup_line = _set_up(bench, _method(config))
     making = {"set-up": train.seconds}
     solved = solve(_method(config), bench)
     solved = replace(solved, lines=[setup_line, *(line for line in solved.lines if line.stage != "set-up")])
@@ -160,10 +160,10 @@ def _both_flops(bench: Workbench) -> int:
     return cost.setup_flops + cost.train_flops + scoring_flops(cost.solution, prepared.val)
 
 
-def _set_up(bench: Workbench) -> Line:
+def _set_up(bench: Workbench, method: Method) -> Line:
     """Make what the search starts from, so that its peak of memory is seen before the training's."""
     flops = bench.canonical.flops
-    return Line("set-up", "", "what every pair starts from", flops, bench.setup_seconds, peak_bytes())
+    return Line("set-up", method.label, "what every pair starts from", flops, bench.setup_seconds, peak_bytes())
 
 
 def _test(solved: Solved, planted: Planted, seed: int) -> tuple[Tested, Line]:
@@ -232,7 +232,7 @@ def _size_sheet(searches: list[_Searched], sizes: tuple[int, int, int], recipe: 
         "and its time holds the making of rows, which a search over embedded rows has not",
         "memory is the growth of the process from before the set-up to its peak; ratios: FLOPs of the baseline's grid, "
         "computed, over those of the search as the run's ledger has them",
-        f"ape: text-sided, batch {recipe.ape.batch_size}, {recipe.ape.length}; ape both: between the "
+        f"ape: text-sided, matched batch {recipe.residual.batch_size}, {recipe.ape.length}; ape both: between the "
         f"{recipe.canonical.rank} coordinates of the search, batch {recipe.ape_both.batch_size}, "
         f"{recipe.ape_both.length}",
         "truth: recall@1 computed from what each pair's encoders were planted to know; regret in points of it. The two "
