@@ -20,11 +20,11 @@ from hyperalign.embed.identity import settle
 from hyperalign.embed.zoo import Pair, load_zoo
 from hyperalign.grids import Prepared, open_grid
 from hyperalign.ledger import Line
-from hyperalign.prepare import embedding_jobs, fill_cache
+from hyperalign.prepare import Job, embedding_jobs, fill_cache
 from hyperalign.record import CEILING
 from hyperalign.solve import Method, Solved
 
-__all__ = ["Ceiling", "score_ceiling"]
+__all__ = ["Ceiling", "open_ceiling", "score_ceiling"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -69,12 +69,7 @@ def score_ceiling(  # noqa: PLR0913 - of what, on what, and how it is embedded
     Raises:
         ValueError: If the zoo holds something else than such a pair.
     """
-    candidates = _pair_of(zoo, cache_dir)
-    jobs = [
-        job
-        for job in embedding_jobs(candidates, dataset, None, cache_dir=cache_dir, autocast=autocast)
-        if job.part == "test"
-    ]
+    candidates, jobs = open_ceiling(zoo, dataset, cache_dir=cache_dir, autocast=autocast)
     entries, lines, notes = fill_cache(jobs, cache_dir=cache_dir, progress=progress, autocast=autocast)
     grid = open_grid(candidates, dataset.splits["test"], entries, notes, strict=strict, of=dataset.name)
     width = int(grid.images[0].shape[1])
@@ -92,6 +87,27 @@ def score_ceiling(  # noqa: PLR0913 - of what, on what, and how it is embedded
     tested = evaluate(solved, prepared, candidates, task="retrieval", free=None, seed=seed)
     table = tested.table.assign(p_best=np.nan, n_train=0)
     return Ceiling(table, lines, _in_words(table, candidates.pairs), notes)
+
+
+def open_ceiling(
+    zoo: str, dataset: Dataset, *, cache_dir: Path, autocast: bool, ask_hub: bool = True
+) -> tuple[Candidates, list[Job]]:
+    """The two encoders of a zoo and what must be embedded of the test items; mistakes come to light, nothing is done.
+
+    Args:
+        zoo: As `score_ceiling` takes it, and the others too.
+        dataset: Of the search.
+        cache_dir: Where embeddings are kept.
+        autocast: Embed in bfloat16.
+        ask_hub: Whether a hub may be asked for the commit of weights.
+
+    Raises:
+        FileNotFoundError: If there is no such file, or no such weights.
+        ValueError: If the zoo holds something else than such a pair.
+    """
+    candidates = _pair_of(zoo, cache_dir)
+    jobs = embedding_jobs(candidates, dataset, None, cache_dir=cache_dir, autocast=autocast, ask_hub=ask_hub)
+    return candidates, [job for job in jobs if job.part == "test"]
 
 
 def _pair_of(zoo: str, cache_dir: Path) -> Candidates:

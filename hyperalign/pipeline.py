@@ -29,7 +29,7 @@ from hyperalign.align.grid import Grid
 from hyperalign.align.solution import Solution
 from hyperalign.board import Tested, append_left, compare, evaluate, first_pair, score_without_training
 from hyperalign.candidates import Candidates, find_candidates, recall_latency
-from hyperalign.ceiling import score_ceiling
+from hyperalign.ceiling import open_ceiling, score_ceiling
 from hyperalign.embed.data import Dataset, LabelSet
 from hyperalign.embed.locks import Claim
 from hyperalign.footprint import Heights, ample_bytes, dearest, heights, lacking
@@ -293,6 +293,8 @@ def ask(config: SearchConfig, *, cache_dir: Path, progress: Progress, dry: bool 
     candidates = find_candidates(config.zoo, config.limits, cache_dir=cache_dir, progress=progress, measure=not dry)
     dataset, labels = open_asked_data(config, cache_dir, progress)
     jobs = embedding_jobs(candidates, dataset, labels, cache_dir=cache_dir, autocast=config.autocast, ask_hub=not dry)
+    for zoo in config.ceiling:
+        open_ceiling(zoo, dataset, cache_dir=cache_dir, autocast=config.autocast, ask_hub=not dry)
     return Asked(candidates, dataset, labels, jobs)
 
 

@@ -15,6 +15,7 @@ import hyperalign
 from hyperalign.embed.encoders import load_encoder
 from hyperalign.embed.identity import identity, settle
 from hyperalign.embed.zoo import EncoderSpec
+from hyperalign.pipeline import ask
 from hyperalign.show.view import draw_board
 from hyperalign.use.chosen import choose_pair
 
@@ -86,6 +87,17 @@ def test_a_zoo_that_is_no_ceiling_is_refused(tmp_path: Path, width: int, message
 
     with pytest.raises(ValueError, match=message):
         small_search(world, config=small_config(world, ceiling=(str(zoo),)))
+
+    assert not [*(world / "reports").glob("*")], "said before anything is computed"
+
+
+def test_a_ceiling_that_is_missing_is_known_before_anything_is_computed(tmp_path: Path) -> None:
+    world = write_world(tmp_path / "world")
+    config = small_config(world, ceiling=(str(tmp_path / "nowhere.toml"),))
+
+    for dry in (True, False):
+        with pytest.raises(FileNotFoundError, match=r"nowhere\.toml"):
+            ask(config, cache_dir=tmp_path / "cache", progress=lambda *_: None, dry=dry)
 
 
 @pytest.fixture
