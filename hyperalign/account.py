@@ -20,7 +20,17 @@ from hyperalign.record import RatioRecord
 from hyperalign.scoring import scoring_flops
 from hyperalign.solve import Method, Recipe, Solved, Workbench, pairs_in_words
 
-__all__ = ["compute_ratios", "describe_checked", "describe_data", "describe_encoders", "note_unfinished", "sum_up"]
+__all__ = [
+    "compute_ratios",
+    "describe_checked",
+    "describe_data",
+    "describe_encoders",
+    "note_left_out",
+    "note_unfinished",
+    "sum_up",
+]
+
+_POLISHED = "polished connector"
 
 
 def describe_data(dataset: Dataset, labels: LabelSet | None, prepared: Prepared) -> dict[str, Any]:
@@ -55,25 +65,29 @@ def describe_checked(main: Tested, checked: Sequence[Tested]) -> list[str]:
     """What first pairs reach that were trained by themselves, beside the method that answers."""
     said = []
     for one in checked:
-        table, among = one.table, ""
-        if one.solved.method.name == "ape":
-            beginnings = [f"Verified by ape, trained for {_name(row)} alone:" for row in table.itertuples()]
-        else:
-            n_pairs, table = len(table), table.nlargest(1, "validation_score")
-            (row,) = table.itertuples()
-            many = f"Polished, {n_pairs} pairs by themselves; {_name(row)} validates best:"
-            among = f", the best of them with probability {row.p_best:.2f}" if n_pairs > 1 else ""
-            beginnings = [many if n_pairs > 1 else f"Polished, made for {_name(row)} alone:"]
-        for beginning, row in zip(beginnings, table.itertuples(), strict=True):
-            of_main = _row_of(main, row)
-            sentence = (
-                f"{beginning} {row.score:.1f} (95 % interval {row.score_low:.1f} to {row.score_high:.1f}){among}; "
-                f"{main.solved.method.name} gave {of_main.score:.1f}."
-            )
-            if one.solved.method.name == "polished":
-                sentence += f" The {_taken(row, [main, *checked])} validates better: it is the one that is used."
-            said.append(sentence)
+        if one.solved.method.name == "polished":
+            said.append(_describe_polished(one, main, [main, *checked]))
+            continue
+        for row in one.table.itertuples():
+            said.append(f"Verified by ape, trained for {_name(row)} alone: {_scores(row, main)}.")
     return said
+
+
+def _describe_polished(one: Tested, main: Tested, every: Sequence[Tested]) -> str:
+    """The pair that comes first, by the better of its two connectors, and which of these is used."""
+    rows = list(one.table.itertuples())
+    row: Any = max(rows, key=lambda row: max(row.validation_score, _row_of(main, row).validation_score))
+    taken, among = _taken(row, every), ""
+    beginning = f"Polished, made for {_name(row)} alone:"
+    if len(rows) > 1:
+        beginning = f"Polished, {len(rows)} pairs by themselves; {_name(row)} validates best:"
+        among = f", the best of them with probability {row.p_best:.2f}" if taken == _POLISHED else ""
+    return f"{beginning} {_scores(row, main, among)}. The {taken} validates better: it is the one that is used."
+
+
+def _scores(row: Any, main: Tested, among: str = "") -> str:
+    interval = f"95 % interval {row.score_low:.1f} to {row.score_high:.1f}"
+    return f"{row.score:.1f} ({interval}){among}; {main.solved.method.name} gave {_row_of(main, row).score:.1f}"
 
 
 def _taken(row: Any, every: Sequence[Tested]) -> str:
@@ -85,7 +99,7 @@ def _taken(row: Any, every: Sequence[Tested]) -> str:
         if _name(other) == _name(row)
     }
     best = max(scores, key=lambda name: scores[name])
-    return "polished connector" if best == "polished" else f"connector of {best}"
+    return _POLISHED if best == "polished" else f"connector of {best}"
 
 
 def _name(row: Any) -> str:
@@ -102,6 +116,19 @@ def note_unfinished(solved: Sequence[Solved], bench: Workbench) -> list[str]:
         elif one.stopped:
             n_steps = sum(fit.n_steps for fit in one.solution.fits)
             notes.append(f"{one.method.label}: training was stopped after {n_steps:,} steps, for the time was up")
+    return notes
+
+
+def note_left_out(best: Solved, checked: Sequence[Solved], *, n_verified: int, n_polished: int) -> list[str]:
+    """First pairs that were to be looked at more closely, where the time was up before they were."""
+    made = {one.method.name: len(one.solution.pairs) for one in checked}
+    wanted = {"verified by ape": ("ape", n_verified), "polished": ("polished", n_polished)}
+    notes = []
+    for what, (name, n_pairs) in wanted.items():
+        n_made, n_first = made.get(name, 0), min(n_pairs, len(best.solution.pairs))
+        if n_made < n_first:
+            which = "the first pair was" if n_first == 1 else f"{n_made} of the first {n_first} pairs were"
+            notes.append(f"{which} {'not ' if n_first == 1 else ''}{what} in the time given")
     return notes
 
 
@@ -122,6 +149,8 @@ def compute_ratios(
         return []
     own = recipe.sliced if best.method.name == "hypernet-sliced" else recipe.residual
     trained = "no training" if best.method.name == "closed-form" else _training_words(own)
+    if best.stopped:
+        trained = f"batch {own.batch_size}, stopped after {sum(fit.n_steps for fit in best.solution.fits):,} steps"
     matched = replace(recipe.ape, batch_size=own.batch_size)
     n_pairs, search, closer = pairs_in_words(len(pairs)), search_flops(lines, best.method.label), _closer_flops(lines)
     settings = [(f"matched batch {own.batch_size}", matched, 0), ("each at its own setting", recipe.ape, 0)]

@@ -22,6 +22,7 @@ from hyperalign.account import (
     describe_checked,
     describe_data,
     describe_encoders,
+    note_left_out,
     note_unfinished,
     sum_up,
 )
@@ -253,6 +254,7 @@ def _search(  # noqa: PLR0913 - as above
         ],
         "notes": [
             *note_unfinished(every, bench),
+            *note_left_out(best, checked, n_verified=config.n_verified(), n_polished=config.polish),
             *split_note(crew.size),
             *prepared.notes,
             *(note for one in ceilings for note in one.notes),

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hyperalign.account import compute_ratios, describe_checked, note_unfinished, sum_up
+from hyperalign.account import compute_ratios, describe_checked, note_left_out, note_unfinished, sum_up
 from hyperalign.forecast import forecast, hollow_grid
 from hyperalign.ledger import Line
 from hyperalign.request import SearchConfig
@@ -59,8 +59,8 @@ def test_of_polished_pairs_the_one_that_validates_best_is_named(polished: list[A
     (words,) = describe_checked(main, [one])
 
     assert words.startswith(f"{beginning} (95 % interval ")
-    among = {"21.0": ", the best of them with probability 0.21", "28.5": ", the best of them with probability 0.28"}
-    assert f"){among[beginning[-4:]] if len(polished) > 1 else ''}; hypernet gave " in words
+    among = {"28.5": ", the best of them with probability 0.28"}  # of the polished, where that is who is used
+    assert f"){among[beginning[-4:]] if 'b+x' in beginning else ''}; hypernet gave " in words
     assert f"; hypernet gave {20.0 if 'a+y' in beginning else 30.0:.1f}. The " in words
     used = "polished connector" if "b+x" in beginning else "connector of hypernet"
     assert words.endswith(f" The {used} validates better: it is the one that is used.")
@@ -123,6 +123,33 @@ def test_a_ratio_names_both_its_sides_and_what_each_has_cost(name: str, trained:
         assert ratio["method"] == f"{label}, {trained}, set-up and validation included"
         assert ratio["method_flops"] == 675
     assert sum_up(best, lines) == {"search_flops": 675, "all_flops": 89_675}
+
+
+@pytest.mark.parametrize("n_steps", [0, 1234])
+def test_a_ratio_of_a_training_that_was_stopped_says_after_how_many_steps(n_steps: int) -> None:
+    best = solved("hypernet", n_steps=(n_steps,), stopped=True)
+    lines = [Line("training", best.method.label, "", 70, 1.0)]
+
+    for ratio in compute_ratios(best, lines, SearchConfig().recipe(), TRAIN.pairs(), TRAIN, VAL):
+        words = f"batch 512, stopped after {n_steps:,} steps, set-up and validation included"
+        assert ratio["method"] == f"{best.method.label}, {words}"
+
+
+@pytest.mark.parametrize(
+    ("made", "n_verified", "n_polished", "notes"),
+    [
+        ((("ape", 1), ("polished", 2)), 1, 2, []),
+        ((("polished", 2),), 1, 2, ["the first pair was not verified by ape in the time given"]),
+        ((), 0, 2, ["0 of the first 2 pairs were polished in the time given"]),
+        ((("ape", 1),), 3, 0, ["1 of the first 2 pairs were verified by ape in the time given"]),  # there are two
+    ],
+)
+def test_first_pairs_that_nobody_had_time_for_are_noted(
+    made: tuple[Any, ...], n_verified: int, n_polished: int, notes: list[str]
+) -> None:
+    checked = [solved(name, n_pairs=n_pairs) for name, n_pairs in made]
+
+    assert note_left_out(solved("hypernet"), checked, n_verified=n_verified, n_polished=n_polished) == notes
 
 
 def test_a_choice_among_polished_pairs_has_a_ratio_with_what_that_cost() -> None:

@@ -169,8 +169,8 @@ def test_a_newcomer_whose_pairs_are_limited_keeps_the_connectors_of_its_own_part
     ("places", "words"),
     [
         ([0], "validation"),
-        ([0, 1, 2], "validation, the first 3 pairs by what they score polished"),
-        ([1, 3], "validation, the 2 polished pairs among each other by what they score polished"),
+        ([0, 1, 2], "validation, the first 3 pairs by the better of their connectors"),
+        ([1, 3], "validation, the 2 polished pairs among each other by the better of their connectors"),
     ],
 )
 def test_the_table_says_which_pairs_stand_by_what_they_score_polished(

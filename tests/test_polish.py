@@ -139,7 +139,8 @@ def test_the_pairs_that_validate_best_are_polished_and_the_answer_says_so(polish
     assert sorted(names(mine)) == sorted(names(own)[:2])
     assert sentence.startswith("Polished, 2 pairs by themselves; ")
     assert f"{image}+{text} validates best: {mine['score'].iloc[-1]:.1f}" in sentence
-    assert f", the best of them with probability {mine['p_best'].iloc[-1]:.2f}; hypernet gave " in sentence
+    used = "The polished connector validates better" in sentence
+    assert (f", the best of them with probability {mine['p_best'].iloc[-1]:.2f}; hypernet gave " in sentence) == used
     assert mine["p_best"].sum() == pytest.approx(1), "chances among the polished"
 
 
@@ -164,7 +165,7 @@ def test_the_winner_is_chosen_by_what_polished_pairs_score_on_validation(
     truth = rows(run, "ape").groupby(["image_encoder", "text_encoder"])["score"].mean()
     (agreed,) = [one for one in run.result["agreement"] if one["order"].startswith("hypernet")]
     assert agreed["regret_at_1"] == pytest.approx(truth.max() - truth[second], abs=1e-3)
-    assert draw_board(run).chosen == "validation, the first 2 pairs by what they score polished"
+    assert draw_board(run).chosen == "validation, the first 2 pairs by the better of their connectors"
     opened = open_run(run).under(Limits()).table
     assert names(opened)[:2] == [second, first]
 

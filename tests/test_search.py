@@ -311,10 +311,14 @@ def test_training_free_scores_are_columns_that_can_be_left_out(world: Path, plai
 
 
 def test_no_time_at_all_still_ranks_what_needs_no_training(world: Path) -> None:
-    run = load_run(small_search(world, config=small_config(world, max_minutes=0.0), out="no time"))
+    run = load_run(small_search(world, config=small_config(world, max_minutes=0.0, polish=2), out="no time"))
 
     assert sorted(pairs_of(run.leaderboard)) == sorted(PAIRS)
-    assert run.result["notes"] == ["hypernet · both: training was stopped after 0 steps, for the time was up"]
+    assert run.result["notes"] == [
+        "hypernet · both: training was stopped after 0 steps, for the time was up",
+        "0 of the first 2 pairs were polished in the time given",
+    ]
+    assert all(", stopped after 0 steps, " in ratio["method"] for ratio in run.result["ratios"])
     steps = run.ledger[run.ledger["stage"] == "training"]["what"].tolist()
     assert steps == ["6 pairs, 0 steps"]
 

@@ -176,7 +176,7 @@ def _among_polished(own: pd.DataFrame, polished: pd.DataFrame) -> str:
         return ""
     first = places == list(range(len(places)))
     which = f"the first {len(places)} pairs" if first else f"the {len(places)} polished pairs among each other"
-    return f", {which} by what they score polished"
+    return f", {which} by the better of their connectors"
 
 
 def costs(run: Run) -> list[Cost]:
