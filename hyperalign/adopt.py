@@ -32,6 +32,7 @@ from hyperalign.run import (
     load_run,
     load_tensors,
     log_event,
+    make_room,
     read_log,
 )
 from hyperalign.solve import Solved, Workbench, pairs_in_words, polish, solve_newcomer
@@ -77,6 +78,7 @@ def adopt(  # noqa: PLR0913 - what is adopted into what, and where things lie
         FileNotFoundError: If the folder is no run or lacks a file.
     """
     begin = time.perf_counter()
+    make_room(out)
     earlier, spec, added = _open_earlier(run, name, config, zoo, cache_dir)
     beside = _beside(earlier, spec, config, cache_dir)
     asked, digest = _ask(earlier, spec, beside, config, cache_dir, progress)

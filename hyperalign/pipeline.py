@@ -54,6 +54,7 @@ from hyperalign.run import (
     finish_run,
     load_stage,
     log_event,
+    make_room,
     read_log,
     read_result,
     resume_run,
@@ -176,6 +177,8 @@ def _search(  # noqa: PLR0913 - as above
     begin, spent = time.perf_counter(), 0.0
     if resume is not None:
         spent = _take_up(resume, held)
+    else:
+        make_room(out)
     asked = ask(config, cache_dir=cache_dir, progress=progress)
     for sentence in (*asked.candidates.counts, *division_in_words(crew.size)):
         say(sentence)

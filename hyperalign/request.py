@@ -98,6 +98,8 @@ class SearchConfig:
 
     def _check_numbers(self) -> None:
         """Refuse numbers that mean nothing."""
+        if self.seed < 0:
+            raise ValueError(f"seed must be at least 0, got {self.seed}")
         if self.baseline_seeds < 1:
             raise ValueError(f"baseline_seeds must be at least 1, got {self.baseline_seeds}")
         if self.verify is not None and self.verify < 0:

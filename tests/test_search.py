@@ -310,6 +310,16 @@ def test_training_free_scores_are_columns_that_can_be_left_out(world: Path, plai
     assert by_cka["image_encoder"] != "dull"  # mostly noise
 
 
+def test_a_place_for_runs_that_cannot_be_written_to_is_known_before_anything_is_computed(world: Path) -> None:
+    steps: list[str] = []
+    out = world / "zoo.toml"  # a file: a folder without rights is none to who may everything
+
+    with pytest.raises(OSError, match=r"^runs cannot be written to .*zoo\.toml \(.*\); choose another .*--out$"):
+        small_search(world, out=out.name, progress=lambda stage, done, total: steps.append(stage))
+
+    assert steps == []
+
+
 def test_no_time_at_all_still_ranks_what_needs_no_training(world: Path) -> None:
     run = load_run(small_search(world, config=small_config(world, max_minutes=0.0, polish=2), out="no time"))
 
@@ -408,6 +418,7 @@ def test_progress_names_each_stage_and_comes_to_its_end(world: Path) -> None:
         ({"decoder": "cut"}, "decoder must be residual or sliced, got 'cut'"),
         ({"sides": "text,left"}, "sides must be text or both, got 'left'"),
         ({"task": "retrieve"}, "task must be retrieval or zero-shot, got 'retrieve'"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"baseline_seeds": 0}, "baseline_seeds must be at least 1, got 0"),
         ({"verify": -1}, "verify must be at least 0 pairs, got -1"),
         ({"max_minutes": -1.0}, "max_minutes must be at least 0, got -1.0"),
