@@ -160,8 +160,9 @@ def at_work_on(run: Path) -> Iterator[None]:
     """Hold an unfinished run while this process writes it; the lock goes when the process ends, however it ends.
 
     Raises:
-        ValueError: If another process holds it.
+        ValueError: If another process holds it, or it is finished.
     """
+    _refuse_finished(run, read_result(run))
     with owned_now(run, _LOCK) as ours:
         if not ours:
             raise ValueError(f"another process is at work on {run}; wait for it or stop it")
@@ -213,6 +214,12 @@ def _inputs_of(run: Path) -> list[str | None]:
     return [line.get("digest") for line in read_log(run) if line.get("event") == "inputs"]
 
 
+def _refuse_finished(run: Path, result: Result) -> None:
+    if result["status"] == "finished":
+        repeat, draw = f"`hyperalign rerun {run}` repeats it", f"`hyperalign report {run}` draws its page"
+        raise ValueError(f"{run} is finished, there is nothing to go on with; {repeat}, {draw}")
+
+
 def resume_run(run: Path) -> Result:
     """Note that this process goes on with an unfinished run, and return what was asked.
 
@@ -220,8 +227,7 @@ def resume_run(run: Path) -> Result:
         ValueError: If the run is finished, or an encoder was to be adopted there.
     """
     result = read_result(run)
-    if result["status"] == "finished":
-        raise ValueError(f"{run} is finished, there is nothing to go on with; `hyperalign rerun {run}` repeats it")
+    _refuse_finished(run, result)
     for line in read_log(run):
         if line["event"] == "adopting" and {"name", "into"} <= {*line}:
             command = shlex.join(["hyperalign", "search", "--add", line["name"], "--run", line["into"]])

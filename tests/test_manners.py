@@ -289,9 +289,10 @@ def test_resuming_what_is_finished_or_no_run_is_one_sentence(world: Path, comman
     command(*search_words())
     run = next((world / "reports").iterdir())
 
-    assert f"`hyperalign rerun reports/{run.name}` repeats it" in mistake(
-        command("search", "--resume", f"reports/{run.name}")
-    )
+    said = mistake(command("search", "--resume", f"reports/{run.name}"))
+    assert f"`hyperalign rerun reports/{run.name}` repeats it" in said
+    assert f"`hyperalign report reports/{run.name}` draws its page" in said
+    assert not (run / ".locks").exists()
     assert "is not a run: it has no result.json" in mistake(command("search", "--resume", "rows"))
     assert "no run at nowhere: there is no such folder" in mistake(command("search", "--resume", "nowhere"))
 

@@ -135,7 +135,7 @@ def rerun(
     for one in result.get("adopted", [])[-1:]:
         raise ValueError(
             f"{run} was made by adopting {one['encoder']} into {one['run']}; "
-            f"`hyperalign search --add {one['encoder']} --run {one['run']}` repeats it"
+            f"`hyperalign search --add {one['encoder']} --run {one['run']}`, with its --zoo if it had one, repeats it"
         )
     wanted = from_record(result["configuration"])
     again = _run_search(wanted, cache_dir=cache_dir, out=out, resume=None, json=json, fresh=True)
