@@ -580,6 +580,12 @@ def test_remove_takes_a_pattern_and_touches_nothing_else(tmp_path: Path) -> None
 
     assert is_whole(tmp_path, KEY)
     assert (tmp_path / "README.md").read_text() == "kept"
+    (found,) = find_entries(tmp_path)
+    assert found.split == KEY.split
+    assert found.name == f"{KEY.encoder}--{KEY.dataset}--{KEY.split}--{KEY.digest}"
+    assert found.fits(f"*--*--{KEY.split[:2]}*")
+    assert found.fits(KEY.folder)
+    assert not found.fits("*--*--other--*")
     with pytest.raises(FileNotFoundError, match=r"'\.\./\*'.*cache ls"):
         remove(tmp_path, "../*")
 

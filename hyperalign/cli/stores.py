@@ -135,7 +135,7 @@ def _cache_prune(
 
 @cache_app.command("rm", epilog=examples_of("cache rm"))
 def _cache_rm(
-    pattern: Annotated[str, typer.Argument(help="Names of entries, with * and ? as in a shell.")],
+    pattern: Annotated[str, typer.Argument(help="Entries, ENCODER--DATASET--SPLIT--*, with * and ? as in a shell.")],
     config: Config = None,
     cache_dir: CacheDir = Path("cache"),
 ) -> None:
@@ -148,20 +148,18 @@ def _cache_rm(
 
 @cache_app.command("export", epilog=examples_of("cache export"))
 def _cache_export(
-    entry: Annotated[str, typer.Argument(help="Name of one entry, with * and ? as in a shell.")],
+    entry: Annotated[str, typer.Argument(help="One entry, ENCODER--DATASET--SPLIT--*, with * and ? as in a shell.")],
     to: Annotated[Path, typer.Option(help="File to write.")],
     config: Config = None,
     cache_dir: CacheDir = Path("cache"),
 ) -> None:
     """Write the rows of one entry as a Faiss index of unit vectors."""
-    from fnmatch import fnmatch
-
     from hyperalign.embed.cache import find_entries, open_folder
     from hyperalign.use.index import export_index
 
-    found = [one for one in find_entries(cache_dir) if one.shape is not None and fnmatch(one.folder.name, entry)]
+    found = [one for one in find_entries(cache_dir) if one.shape is not None and one.fits(entry)]
     if len(found) != 1:
-        names = ", ".join(one.folder.name for one in found[:5]) or "none; `hyperalign cache ls` lists them"
+        names = ", ".join(one.name for one in found[:5]) or "none; `hyperalign cache ls` lists them"
         raise ValueError(f"export takes one finished entry, and {entry!r} fits {len(found)}: {names}")
     n_bad = export_index(open_folder(found[0].folder).rows, to)
     if n_bad:

@@ -27,12 +27,24 @@ class Found(NamedTuple):
         shape: (n, D), or None while the entry is unfinished.
         n_bytes: What it takes on disk.
         used: When it was last written or opened, in seconds since 1970.
+        split: Whose rows they are, such as "val"; empty while the entry is unfinished.
     """
 
     folder: Path
     shape: tuple[int, int] | None
     n_bytes: int
     used: float
+    split: str
+
+    @property
+    def name(self) -> str:
+        """That of the folder, with the split before the digest: ENCODER--DATASET--SPLIT--DIGEST."""
+        encoder_and_data, digest = self.folder.name.rsplit("--", 1)
+        return f"{encoder_and_data}--{self.split}--{digest}"
+
+    def fits(self, pattern: str) -> bool:
+        """Whether a pattern, `*` and `?` as in a shell, fits the name or that of the folder."""
+        return any(fnmatch.fnmatchcase(name, pattern) for name in (self.name, self.folder.name))
 
 
 def _silent(stage: str, done: int, total: int) -> None:
@@ -101,13 +113,13 @@ def prune(root: Path, max_bytes: int) -> list[Path]:
 
 
 def remove(root: Path, pattern: str) -> list[Path]:
-    """Remove the entries whose folder name matches `pattern` (`*` and `?` as in a shell).
+    """Remove the entries that a pattern fits (`Found.fits`).
 
     Raises:
         FileNotFoundError: If none does.
         ValueError: If another process writes or reads one of them; the others are removed.
     """
-    chosen = [found.folder for found in find_entries(root) if fnmatch.fnmatchcase(found.folder.name, pattern)]
+    chosen = [found.folder for found in find_entries(root) if found.fits(pattern)]
     if not chosen:
         raise FileNotFoundError(f"no entry in {root} matches {pattern!r}; `hyperalign cache ls` lists them")
     busy = [folder.name for folder in chosen if not _delete(root, folder)]
@@ -138,4 +150,5 @@ def _found(folder: Path) -> Found:
             facts.append(path.stat())
     shape = (manifest["shape"][0], manifest["shape"][1]) if manifest else None
     used = max((fact.st_mtime for fact in facts[:-1]), default=0.0)
-    return Found(folder, shape, sum(fact.st_size for fact in facts[:-1]), used)
+    split = manifest["key"].get("split", "") if manifest else ""
+    return Found(folder, shape, sum(fact.st_size for fact in facts[:-1]), used, split)

@@ -55,13 +55,14 @@ def entries_table(entries: Iterable["Found"]) -> Table:
     rows = [
         (
             entry.folder.name,
+            clean(entry.split) or NONE,
             f"{datetime.fromtimestamp(entry.used).astimezone():%Y-%m-%d %H:%M}",
             "unfinished" if entry.shape is None else f"{entry.shape[0]:,} × {entry.shape[1]}",
             size(entry.n_bytes),
         )
         for entry in entries
     ]
-    return plain_table(("entry", "last used", "rows", "size"), rows, words=2)
+    return plain_table(("entry", "split", "last used", "rows", "size"), rows, words=3)
 
 
 def facts_table(facts: Iterable[tuple[str, str]]) -> Table:
