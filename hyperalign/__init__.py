@@ -43,6 +43,7 @@ The map, in the order in which data meets the modules; a line of code may import
         bare            the yardstick of embedding throughput
         identity        what an encoder is, told without building it
         check           declared facts held against the networks
+        declaring       an encoder as a zoo file declares it
         recipes         what the embedded zoo is made of
         build_images    how its image encoders learn
         build_texts     how its text encoders learn

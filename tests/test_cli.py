@@ -16,7 +16,7 @@ from conftest import made_up_leaderboard, made_up_ledger, made_up_result
 import hyperalign
 from hyperalign import pipeline as engine
 from hyperalign.cli import main
-from hyperalign.embed.zoo import Range
+from hyperalign.embed.zoo import Range, load_zoo
 from hyperalign.pipeline import SearchConfig
 from hyperalign.record import to_json
 from hyperalign.run import Run, create_run, finish_run, log_event, read_result, save_stage
@@ -420,6 +420,16 @@ def test_a_zoo_is_listed_and_shown(run_command: Callable[..., Said]) -> None:
     shown = json.loads(run_command("zoo", "show", "tiny-vit", "--zoo", "my.toml", "--json").out)
     assert shown["architecture"] == "vit_tiny_patch16_224"
     assert "folder" not in shown
+
+
+def test_what_is_shown_of_an_encoder_is_a_zoo_file(run_command: Callable[..., Said]) -> None:
+    (spec, _) = load_zoo("my.toml")
+    Path("next").mkdir()
+    Path("next/own.toml").write_text(run_command("zoo", "show", "tiny-vit", "--zoo", "my.toml").out)
+
+    (again,) = load_zoo("next/own.toml")
+
+    assert replace(again, folder=spec.folder) == spec
 
 
 def test_a_check_ends_with_1_where_a_declared_fact_is_wrong(run_command: Callable[..., Said]) -> None:

@@ -42,16 +42,18 @@ def _zoo_show(
     config: Config = None,
     json: Json = False,
 ) -> None:
-    """Show everything that is declared of one encoder; it is looked for in all shipped zoos unless one is named."""
+    """Show one encoder as a zoo file declares it; it is looked for in all shipped zoos unless one is named."""
+    from hyperalign.embed.declaring import declare
     from hyperalign.embed.zoo import find_encoder, load_zoo, zoo_folder
-    from hyperalign.show.lists import facts_table
+    from hyperalign.show.words import clean
 
     zoos = zoo or sorted(path.stem for path in zoo_folder().glob("*.toml"))
-    declared = _declared(find_encoder([spec for one in zoos for spec in load_zoo(one)], name))
+    found = find_encoder([spec for one in zoos for spec in load_zoo(one)], name)
     if json:
-        print_json(declared)
-    else:
-        stdout().print(facts_table((key, str(value)) for key, value in declared.items()))
+        print_json(_declared(found))
+        return
+    for line in declare(found).splitlines():
+        typer.echo(clean(line))
 
 
 @zoo_app.command("check", epilog=examples_of("zoo check"))

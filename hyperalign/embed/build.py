@@ -6,10 +6,9 @@ user opens, and from different seeds of it: no encoder meets a picture together 
 
 from __future__ import annotations
 
-import json
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from safetensors.torch import save_file
 
 from hyperalign.embed.build_images import MEAN, STD, train_image_encoder
 from hyperalign.embed.build_texts import write_text_encoder
+from hyperalign.embed.declaring import toml_lines
 from hyperalign.embed.encoders import load_encoder
 from hyperalign.embed.recipes import IMAGE_RECIPES, TEXT_RECIPES, ImageRecipe, TextRecipe
 from hyperalign.embed.scenes import ScenePictures, open_scene_split
@@ -158,7 +158,7 @@ def _write_toml(out: Path, plan: BuildPlan, log: Log) -> Path:
         gflops = float(f"{facts.gflops or 0:.4g}")
         entry |= {"embed_dim": facts.embed_dim, "n_params": facts.n_params, "gflops": gflops, "license": "Apache-2.0"}
         log(f"{recipe.name}: {facts.n_params:,} parameters, width {facts.embed_dim}, {gflops} GFLOP")
-        lines = "\n".join(f"{key} = {_toml(value)}" for key, value in entry.items())
+        lines = "\n".join(toml_lines(entry))
         entries.append(f"# {_how(recipe, plan)}\n[[encoder]]\n{lines}\n")
     path = out / "embedded.toml"
     draft = out / "embedded.toml.tmp"
@@ -213,15 +213,6 @@ def _text_steps(recipe: TextRecipe) -> str:
         if n
     ]
     return (" and ".join(said) or "Counted, no gradient") + "."
-
-
-def _toml(value: Any) -> str:
-    """A value as TOML writes it."""
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + " }"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    return json.dumps(value)
 
 
 @contextmanager

@@ -3,19 +3,19 @@
 `study.json` holds it beside the study. Its keys are those of `Findings`; every list is in the order of the trials.
 """
 
-import json
 import shlex
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from hyperalign.embed.declaring import declare, to_toml, toml_lines
 from hyperalign.embed.streams import is_command
-from hyperalign.embed.zoo import EncoderSpec, Limits, Range, find_encoder, load_zoos
+from hyperalign.embed.zoo import Limits, Range, find_encoder, load_zoos
 from hyperalign.request import SearchConfig
 from hyperalign.run import write_whole
 from hyperalign.study.asked import StudyConfig, tuned
@@ -113,7 +113,7 @@ def write_best(folder: Path, trial: FrozenTrial, asked: StudyConfig, config: Sea
         specs = load_zoos(config.zoo)
         both = [find_encoder(specs, str(trial.params[name])) for name in (IMAGE, TEXT)]
         zoo = folder / f"trial-{trial.number}-zoo.toml"
-        write_whole(zoo, "\n".join(_encoder_table(spec) for spec in both).encode())
+        write_whole(zoo, "\n".join(declare(spec) for spec in both).encode())
         config = replace(config, zoo=(str(zoo),), limits=Limits(latency_ms=None))
         tables: dict[str, Mapping[str, Any]] = {}
     else:
@@ -207,13 +207,13 @@ def _config_file(config: SearchConfig, tables: Mapping[str, Mapping[str, Any]], 
         if field.name == "data" and is_command(value):
             continue
         if value is not None and (value != getattr(plain, field.name) or field.name in ("zoo", "data", "seed")):
-            lines.append(f"{words.get(field.name, field.name)} = {_toml(_joined(field.name, value))}")
-    lines += [f"{word} = {_toml(text)}" for word, text in _limit_words(config.limits).items()]
+            lines.append(f"{words.get(field.name, field.name)} = {to_toml(_joined(field.name, value))}")
+    lines += [f"{word} = {to_toml(text)}" for word, text in _limit_words(config.limits).items()]
     lines.append("exhaustive = true")
     given = {name: dict(getattr(config, name)) for name in ("train", "baseline", "baseline_both", "canonical")}
     for name, table in {**given, **tables}.items():
         if table:
-            lines += ["", f"[{name}]", *_toml_lines(table)]
+            lines += ["", f"[{name}]", *toml_lines(table)]
     return "\n".join(lines) + "\n"
 
 
@@ -232,26 +232,3 @@ def _limit_words(limits: Limits) -> dict[str, str]:
 def _range_words(bound: Range) -> str:
     low, high = ("" if end is None else repr(end) for end in (bound.low, bound.high))
     return f"{low}:{high}"
-
-
-def _encoder_table(spec: EncoderSpec) -> str:
-    """An encoder as a zoo file declares it, its files named from the root."""
-    values = {key: value for key, value in asdict(spec).items() if key != "folder" and value not in (None, {})}
-    if spec.checkpoint is not None and (spec.loader == "rows" or (spec.folder / spec.checkpoint).exists()):
-        values["checkpoint"] = str((spec.folder / spec.checkpoint).resolve())
-    if spec.factory is not None:
-        values["factory"] = str((spec.folder / spec.factory).resolve())
-    return "\n".join(["[[encoder]]", *_toml_lines(values)]) + "\n"
-
-
-def _toml_lines(table: Mapping[str, Any]) -> list[str]:
-    return [f"{key} = {_toml(value)}" for key, value in table.items() if value is not None]
-
-
-def _toml(value: Any) -> str:
-    """A plain value as TOML; JSON's strings, numbers, booleans and lists are TOML's as well."""
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{json.dumps(str(key))} = {_toml(item)}" for key, item in value.items()) + " }"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    return json.dumps(value, ensure_ascii=False)
