@@ -319,6 +319,7 @@ def test_a_winner_that_no_step_makes_better_stays_as_it_was_and_the_output_says_
     assert record["trainings"]["siglip"]["kept_step"] == 0
     assert record["scores"]["siglip"]["retrieval"] == record["scores"]["start"]["retrieval"]
     assert any("siglip: no step validates better than the start" in one and "--learning-rate" in one for one in said)
+    assert any(one.startswith("the start is the winner") and one.endswith("beside what the run says") for one in said)
     assert "0 of 3" in shown(record)
 
 

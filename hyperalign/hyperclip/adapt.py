@@ -182,7 +182,8 @@ def adapt(
     _hold_to_training(record, config, folder)
     _write(folder, record)
     if tables.winner is not None and "start" not in record["scores"]:
-        say("the start is the winner with its connector, before any step")
+        beside = "; its unit rows are all divided by one mean length, so it scores a little beside what the run says"
+        say(f"the start is the winner with its connector, before any step{beside * tables.winner.unit_images}")
         winner = start(config, tables, "siglip")
         found = same_everywhere(lambda: calibrate(winner.network, tables.pairs, config.training()))
         record["start"] = found._asdict()
