@@ -17,6 +17,7 @@ from hyperalign.embed.cache import Entry
 from hyperalign.embed.data import Dataset, LabelSet, Split, surviving
 from hyperalign.embed.duplicates import near_duplicates
 from hyperalign.embed.memory import keep, recall
+from hyperalign.embed.samples import cut_short
 from hyperalign.embed.tar_streams import is_streamed
 from hyperalign.embed.zoo import EncoderSpec
 from hyperalign.prepare import LABELS, SPLITS, Entries
@@ -197,12 +198,13 @@ def _miss_notes(
     for spec, row in zip(specs, ok, strict=True):
         missed = left[~row]
         if len(missed):
+            quoted = [cut_short(names[k]) if what == "caption" else names[k] for k in missed]
             count = (
                 f"1 {what}, which counts as a miss"
                 if len(missed) == 1
                 else (f"{len(missed):,} {what}s, which count as misses")
             )
-            notes.append(f"{part}: {spec.name} has no usable row for {count}: {_some([names[k] for k in missed])}")
+            notes.append(f"{part}: {spec.name} has no usable row for {count}: {_some(quoted)}")
     return notes
 
 

@@ -19,6 +19,7 @@ from made_up_grid import made_up_grid
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 from safetensors.numpy import save
+from small_zoo import read_rows, small_search, write_rows, write_world
 
 from hyperalign.align.residual import RESIDUAL
 from hyperalign.cli.manners import _sentence
@@ -27,7 +28,7 @@ from hyperalign.embed.cache import CacheKey, fill, find_entries, open_folder, ve
 from hyperalign.embed.clip_retrieval import import_clip_retrieval
 from hyperalign.embed.partial import find_stored
 from hyperalign.embed.plain import misfit, parse_json
-from hyperalign.embed.samples import expand
+from hyperalign.embed.samples import cut_short, expand
 from hyperalign.embed.sentences import build_sentence_encoder
 from hyperalign.embed.shards import Part, read_array, read_record, write_part
 from hyperalign.embed.tables import plain_rows
@@ -191,6 +192,27 @@ def test_a_date_beyond_those_of_python_is_one_sentence(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="not a parquet file that can be read"):
         list(plain_rows(tmp_path / "x.parquet"))
+
+
+def test_a_caption_of_any_length_is_a_few_words_in_the_notes_of_a_run(tmp_path: Path) -> None:
+    world, endless = write_world(tmp_path), "very long " * 5_000
+    rows = read_rows(world, "words", "test")
+    rows[:2] = 0
+    write_rows(world, "words", "test", rows)
+    table = world / "pairs.csv"
+    table.write_text(table.read_text().replace("test picture 0, caption 0", endless))
+
+    notes = load_run(small_search(world)).result["notes"]
+
+    quoted = f"{'very long ' * 5}very long…, test picture 0, caption 1"
+    assert notes == [f"test: words has no usable row for 2 captions, which count as misses: {quoted}"]
+
+
+@pytest.mark.parametrize("n_letters", [59, 60, 61])
+def test_a_text_is_cut_at_sixty_letters_and_says_so(n_letters: int) -> None:
+    text = "ab" * 40
+
+    assert cut_short(text[:n_letters]) == (text[:n_letters] if n_letters <= 60 else f"{text[:59]}…")
 
 
 def test_half_a_surrogate_pair_in_a_caption_can_be_copied(tmp_path: Path) -> None:

@@ -84,6 +84,16 @@ def test_pictures_and_a_file_of_words_are_queries_too(capsys: pytest.CaptureFixt
     assert "words knows no word of 'zygote'" in printed.err
 
 
+def test_words_of_any_length_that_mean_nothing_are_named_by_their_beginning(capsys: pytest.CaptureFixture[str]) -> None:
+    write_colours(Path("photos"), 5)
+    run("index", "model", "photos", "--to", "here")
+    capsys.readouterr()
+
+    run("retrieve", "here", "zygote " * 5_000)
+
+    assert capsys.readouterr().err.endswith(f"no word of '{'zygote ' * 8}zyg…'; nothing is found for it\n")
+
+
 def test_scores_are_a_table_or_json(capsys: pytest.CaptureFixture[str]) -> None:
     for name, colour in (("red", (250, 0, 0)), ("blue", (0, 0, 250))):
         write_colour(Path(f"set/{name}/1.png"), colour)

@@ -206,9 +206,12 @@ def _n_adapted(loaded: Any) -> int:
 
 
 def _templates(given_templates: list[str]) -> list[str]:
+    from hyperalign.embed.samples import cut_short
+
     for template in given_templates:
         if template.count("{}") != 1:
-            raise ValueError(f"a template must have one gap, {{}}, got {template[:60]!r}; write 'a photo of a {{}}.'")
+            got = cut_short(template)
+            raise ValueError(f"a template must have one gap, {{}}, got {got!r}; write 'a photo of a {{}}.'")
     return given_templates
 
 

@@ -174,6 +174,7 @@ def retrieve(  # noqa: PLR0913 – the signature is the list of options
     config: Config = None,
 ) -> None:
     """Find pictures by words or by a picture; one JSON line for each."""
+    from hyperalign.embed.samples import cut_short
     from hyperalign.use.gallery import open_gallery
     from hyperalign.use.opened import open_again, open_model
     from hyperalign.use.retrieve import retrieve as find
@@ -189,7 +190,7 @@ def retrieve(  # noqa: PLR0913 – the signature is the list of options
     for record in found:
         typer.echo(plain.dumps(record))
     for caption in sorted(set(captions) - {record["query"] for record in found}):
-        say(f"note: {opened.text_name} knows no word of {caption!r}; nothing is found for it")
+        say(f"note: {opened.text_name} knows no word of {cut_short(caption)!r}; nothing is found for it")
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from hyperalign.embed.feed import feed, worthwhile_workers
 from hyperalign.embed.fitting import fitting
 from hyperalign.embed.networks import PictureInput, build_network, first_line, picture_transform
 from hyperalign.embed.pictures import Pictures
+from hyperalign.embed.samples import cut_short
 from hyperalign.embed.sentences import build_sentence_encoder, n_cut, n_parameters, probe_caption
 from hyperalign.embed.shards import read_array
 from hyperalign.embed.spread import SHARE, RowBatch, can_spread, embed_spread, worthwhile_processes
@@ -102,7 +103,7 @@ class Encoder:
         model: Any = self.network
         for caption in captions:
             if not isinstance(caption, str):
-                raise ValueError(f"a caption must be text, got {caption!r}")
+                raise ValueError(f"a caption must be text, got {cut_short(repr(caption))}")
         if not captions:
             return torch.empty(0, self.facts.embed_dim, device=self.device)
         rows: Tensor = model.encode(

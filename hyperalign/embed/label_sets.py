@@ -17,7 +17,7 @@ from hyperalign.embed import scenes
 from hyperalign.embed.memory import file_digests
 from hyperalign.embed.pictures import PICTURE_SUFFIXES, Pictures, StoredPictures, whole_files
 from hyperalign.embed.plain import parse_json
-from hyperalign.embed.samples import clean
+from hyperalign.embed.samples import clean, cut_short
 from hyperalign.embed.splits import digest_of
 from hyperalign.embed.tables import TABLES, find_pictures, parquet_rows, rows_of
 from hyperalign.embed.tars import index_tar, stored
@@ -188,7 +188,7 @@ def _templates(name: str, given: Any) -> tuple[str, ...]:
         raise ValueError(f"`templates` of the label set {name} must be a list of texts with one gap, {{}}")
     for text in given:
         if text.count("{}") != 1:
-            raise ValueError(f"a template of the label set {name} must have one gap, {{}}, got {text[:60]!r}")
+            raise ValueError(f"a template of the label set {name} must have one gap, {{}}, got {cut_short(text)!r}")
     return tuple(clean(text) for text in given)
 
 

@@ -8,12 +8,23 @@ from typing import Any, Final, NamedTuple
 
 from hyperalign.embed.pictures import Pictures
 
-__all__ = ["SPLITS", "Sample", "Source", "captions_in", "clean", "expand", "split_named", "splits_in_names"]
+__all__ = [
+    "SPLITS",
+    "Sample",
+    "Source",
+    "captions_in",
+    "clean",
+    "cut_short",
+    "expand",
+    "split_named",
+    "splits_in_names",
+]
 
 SPLITS: Final = ("train", "val", "test")
 
 _MOST_FILES: Final = 1_000_000  # that braces may stand for
 _LONGEST: Final = 1024  # letters of a path with braces
+_QUOTED: Final = 60  # letters of a caption in a message
 
 _SPLIT_WORDS: Final = {
     "train": "train",
@@ -82,6 +93,11 @@ def clean(text: str) -> str:
     """Strip a text and replace what no file could hold (half of a surrogate pair); a clean one comes back itself."""
     cleaned = text.encode("utf-8", "replace").decode("utf-8").strip()
     return text if cleaned == text else cleaned  # of a million captions no second copy
+
+
+def cut_short(text: str) -> str:
+    """A caption, a class or a prompt as messages quote it: 60 letters at most, the last a … where it goes on."""
+    return text if len(text) <= _QUOTED else text[: _QUOTED - 1].rstrip() + "…"
 
 
 def split_named(word: str, path: object, where: str) -> str:

@@ -15,7 +15,7 @@ import torch.nn.functional as F  # noqa: N812 (the field's name for it)
 from safetensors.torch import save
 from torch import Tensor
 
-from hyperalign.embed.samples import clean
+from hyperalign.embed.samples import clean, cut_short
 from hyperalign.hyperclip.normalisation import fold
 from hyperalign.hyperclip.stored import Model
 from hyperalign.run import write_whole
@@ -76,7 +76,7 @@ def check_prompts(prompts: Sequence[str], where: str) -> None:
     for prompt in prompts:
         if prompt in seen:
             raise ValueError(
-                f"{where} holds the prompt {prompt[:60]!r} twice, and a class needs a row of its own; remove one"
+                f"{where} holds the prompt {cut_short(prompt)!r} twice, and a class needs a row of its own; remove one"
             )
         seen.add(prompt)
 

@@ -55,7 +55,11 @@ def compile_vocabulary(names: Sequence[str]) -> Vocabulary:
     for number, name in enumerate(kept):
         forms = _forms(name)
         if not forms:
-            raise ValueError(f"class {name[:60]!r} of the vocabulary has no letter or digit that a caption could hold")
+            from hyperalign.embed.samples import cut_short  # it needs numpy and Pillow
+
+            raise ValueError(
+                f"class {cut_short(name)!r} of the vocabulary has no letter or digit that a caption could hold"
+            )
         for form in forms:
             classes.setdefault(form, []).append(number)
     lengths: dict[str, set[int]] = {}

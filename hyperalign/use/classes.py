@@ -10,7 +10,7 @@ import torch.nn.functional as F  # noqa: N812 (the field's name for it)
 from torch import Tensor
 
 from hyperalign.embed.label_sets import TEMPLATES, fill_templates, read_words, scene_labels
-from hyperalign.embed.samples import clean
+from hyperalign.embed.samples import clean, cut_short
 from hyperalign.use.dual import DualEncoder
 
 __all__ = ["Classes", "check_templates", "class_rows", "read_classes"]
@@ -43,10 +43,11 @@ def read_classes(source: str, templates: Sequence[str] = ()) -> Classes:
     names, own = _read(source)
     check_templates(templates)
     if len(names) < 2:
-        raise ValueError(f"sorting needs at least two classes, got {', '.join(names) or 'none'} in --labels")
+        got = cut_short(names[0]) if names else "none"
+        raise ValueError(f"sorting needs at least two classes, got {got} in --labels")
     if len(set(names)) < len(names):
         twin = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the classes of --labels must differ, and {twin!r} stands twice")
+        raise ValueError(f"the classes of --labels must differ, and {cut_short(twin)!r} stands twice")
     return Classes(names, tuple(templates) or own)
 
 
@@ -54,7 +55,7 @@ def check_templates(templates: Sequence[str]) -> None:
     """Refuse a template that has no gap for the class, or several."""
     for text in templates:
         if text.count("{}") != 1:
-            raise ValueError(f"a template must have one gap, {{}}, got {text[:60]!r}")
+            raise ValueError(f"a template must have one gap, {{}}, got {cut_short(text)!r}")
 
 
 @torch.no_grad()

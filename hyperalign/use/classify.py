@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from hyperalign.embed.pictures import choose
+from hyperalign.embed.samples import cut_short
 from hyperalign.use.classes import Classes, class_rows
 from hyperalign.use.dual import DualEncoder
 from hyperalign.use.likeness import likeness
@@ -75,7 +76,9 @@ def classify(  # noqa: PLR0913 - by whom, what, into what, how, and who is told
     rows = class_rows(model, classes)
     for name, known in zip(classes.names, rows.any(1).tolist(), strict=True):
         if not known:
-            raise ValueError(f"{model.text_name} knows no word of the class {name!r}; call it by another name")
+            raise ValueError(
+                f"{model.text_name} knows no word of the class {cut_short(name)!r}; call it by another name"
+            )
     index = np.arange(len(sources)) if chosen is None else np.array(chosen, dtype=np.int64)
     pictures = choose(sources.pictures, index)
     for low in range(0, len(index), BLOCK):
