@@ -135,6 +135,17 @@ def test_scenes_are_evaluated_split_by_split() -> None:
     assert open_split("scenes", split="val", limit=3)[1].image_digest != split.image_digest
 
 
+@pytest.mark.parametrize("source", ["", " "])
+def test_a_source_without_a_name_is_refused(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tar(tmp_path / "a.tar", {"cat/0.png": picture_bytes(0)})
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(ValueError, match="data has no name"):
+        open_dataset(source)
+    with pytest.raises(FileNotFoundError, match="a label set is a folder"):
+        open_label_set(source)
+
+
 def test_what_a_source_is_is_seen_from_what_lies_there(tmp_path: Path) -> None:
     write_pictures(tmp_path / "classes", ["cat/0.png", "dog/0.png"])
     table = tmp_path / "pairs" / "pairs.csv"

@@ -43,12 +43,20 @@ def test_templates_can_be_given_instead() -> None:
     ("source", "sentence"),
     [
         ("red", "at least two classes, got red"),
+        ("", "at least two classes, got none in --labels; --labels is a file with one class a line, or names with"),
+        (",", "at least two classes, got none in --labels; --labels is a file with one class a line, or names with"),
+        ("trust", "trust has no trust.json beside it that names its classes; --labels is a file with one class a line"),
         ("red,blue,red", "must differ, and 'red' stands twice"),
         ("missing.txt", "there is no missing.txt; --labels is a file with one class a line"),
         ("missing.json", "No such file"),
     ],
 )
-def test_labels_that_are_none_are_one_sentence(source: str, sentence: str) -> None:
+def test_labels_that_are_none_are_one_sentence(
+    source: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "trust").mkdir()
+    monkeypatch.chdir(tmp_path)
+
     with pytest.raises((ValueError, OSError), match=sentence):
         read_classes(source)
 

@@ -138,6 +138,39 @@ def test_a_mistake_is_one_sentence_and_status_2(
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (
+            ["classify", "model", ".", "--labels", ""],
+            "--labels is an empty word; give it what its help says: Names with",
+        ),
+        (["classify", "model", ".", "--labels="], "--labels is an empty word"),
+        (["classify", "model", "", "--labels", "a,b"], "PICTURES is an empty word"),
+        (["index", "model", "."], ""),
+        (["index", "model", ".", ""], "FOLDER is an empty word; give it what its help says: Folders, tar shards or"),
+        (["retrieve", "index", "red", "--queries", ""], "--queries is an empty word"),
+        (["evaluate", "model", "--on", ""], "--on is an empty word; give it what its help says: A label set, or any"),
+        (["specialise", "model", "--prompts", "", "--out", "here"], "--prompts is an empty word"),
+        (["filter", "pairs.csv", "--vocabulary", "", "--out", "here"], "--vocabulary is an empty word"),
+        (["search", "--data", ""], "--data is an empty word"),
+        (["adapt", "model", "--labels", ""], "--labels is an empty word"),
+        (["cache", "ls", "--cache-dir", ""], "--cache-dir is an empty word"),
+        (["cache", "rm", ""], "PATTERN is an empty word"),
+    ],
+)
+def test_an_empty_word_is_never_taken_for_this_folder(
+    words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_colours(Path(), 3)
+
+    status = run(*words)
+
+    said = capsys.readouterr().err
+    assert status == (2 if sentence else 0)
+    assert not sentence or said.startswith(f"error: {sentence}")
+
+
 def test_a_name_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     write_colours(Path("photos"), 2)
     Path("photos/\x1b[31mred.jpg").write_bytes(b"no picture")

@@ -27,6 +27,7 @@ from hyperalign.cli import adapting, benching, exporting, filtering, searching, 
 from hyperalign.cli.examples import examples_of
 from hyperalign.cli.manners import (
     Polite,
+    Worded,
     print_json,
     refuse_launch,
     show_progress,
@@ -57,7 +58,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
 
 app = typer.Typer(cls=Polite, no_args_is_help=True, pretty_exceptions_enable=False, epilog=examples_of(""))
 for _name, _command in _COMMANDS.items():
-    app.command(_name, epilog=examples_of(_name))(_command)
+    app.command(_name, cls=Worded, epilog=examples_of(_name))(_command)
 app.add_typer(stores.zoo_app, name="zoo")
 app.add_typer(stores.cache_app, name="cache")
 
@@ -94,7 +95,7 @@ def _root(
     warn_of_lone_launch()
 
 
-@app.command("doctor", epilog=examples_of("doctor"))
+@app.command("doctor", cls=Worded, epilog=examples_of("doctor"))
 def _doctor(
     config: Config = None,
     cache_dir: CacheDir = Path("cache"),

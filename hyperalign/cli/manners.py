@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from hyperalign.processes import n_launched, rank
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from hyperalign.show.progress import Display
 
-__all__ = ["Polite", "print_json", "refuse_launch", "say", "show_progress", "stdout", "warn_of_lone_launch"]
+__all__ = ["Polite", "Worded", "print_json", "refuse_launch", "say", "show_progress", "stdout", "warn_of_lone_launch"]
 
 
 _LONGEST = 1000  # letters of a sentence; names and values in it may be of any length
@@ -46,6 +46,26 @@ class Polite(TyperGroup):
                 raise
             say(f"error: {sentence}")
             raise typer.Exit(2) from None
+
+
+class Worded(TyperCommand):
+    """A command that takes no empty word: a shell makes one of an unset variable, and as a path it is this folder."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the words behind the command's name.
+
+        Raises:
+            ValueError: If one is empty.
+        """
+        typed, _, _ = self.make_parser(ctx).parse_args(args=list(args))
+        for param in self.params:
+            value = typed.get(param.name)
+            if "" in (value if isinstance(value, list | tuple) else [value]):
+                name = param.opts[0] if param.param_type_name == "option" else param.metavar or str(param.name).upper()
+                wanted = str(getattr(param, "help", None)).rstrip(".")
+                raise ValueError(f"{name} is an empty word; give it what its help says: {wanted}")
+        rest: list[str] = super().parse_args(ctx, args)
+        return rest
 
 
 def print_json(value: object) -> None:

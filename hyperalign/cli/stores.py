@@ -8,7 +8,7 @@ import typer
 
 from hyperalign.cli.asking import own_zoos
 from hyperalign.cli.examples import examples_of
-from hyperalign.cli.manners import print_json, say, show_progress, stdout
+from hyperalign.cli.manners import Worded, print_json, say, show_progress, stdout
 from hyperalign.cli.options import CacheDir, Config, Json, Seed, Zoo, Zoos
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ zoo_app = typer.Typer(
 cache_app = typer.Typer(no_args_is_help=True, help="Look after the embeddings on disk.", epilog=examples_of("cache"))
 
 
-@zoo_app.command("list", epilog=examples_of("zoo list"))
+@zoo_app.command("list", cls=Worded, epilog=examples_of("zoo list"))
 def _zoo_list(zoos: Zoos = None, config: Config = None, json: Json = False) -> None:
     """List the encoders of some zoos, the embedded one unless others are named."""
     from hyperalign.embed.zoo import load_zoos
@@ -35,7 +35,7 @@ def _zoo_list(zoos: Zoos = None, config: Config = None, json: Json = False) -> N
         stdout().print(encoders_table(specs))
 
 
-@zoo_app.command("show", epilog=examples_of("zoo show"))
+@zoo_app.command("show", cls=Worded, epilog=examples_of("zoo show"))
 def _zoo_show(
     name: Annotated[str, typer.Argument(help="Name of the encoder.")],
     zoo: Zoo = None,
@@ -56,7 +56,7 @@ def _zoo_show(
         typer.echo(clean(line))
 
 
-@zoo_app.command("check", epilog=examples_of("zoo check"))
+@zoo_app.command("check", cls=Worded, epilog=examples_of("zoo check"))
 def _zoo_check(zoos: Zoos = None, config: Config = None, json: Json = False) -> None:
     """Build every encoder and hold what it is against what is declared; status 1 where they differ."""
     from hyperalign.embed.check import check_zoo, find_twins
@@ -75,7 +75,7 @@ def _zoo_check(zoos: Zoos = None, config: Config = None, json: Json = False) -> 
     raise typer.Exit(0 if all(result.ok for result in results) else 1)
 
 
-@zoo_app.command("build", epilog=examples_of("zoo build"))
+@zoo_app.command("build", cls=Worded, epilog=examples_of("zoo build"))
 def _zoo_build(
     name: Annotated[str, typer.Argument(help="The zoo that the project makes itself: embedded.")],
     to: Annotated[Path, typer.Option(help="Folder to write into.")] = Path("zoo"),
@@ -95,13 +95,13 @@ def _zoo_build(
     typer.echo(path)
 
 
-@cache_app.command("ls", epilog=examples_of("cache ls"))
+@cache_app.command("ls", cls=Worded, epilog=examples_of("cache ls"))
 def _cache_ls(config: Config = None, cache_dir: CacheDir = Path("cache"), json: Json = False) -> None:
     """List what is kept, with shape, size and last use."""
     print_cache(cache_dir, json=json)
 
 
-@cache_app.command("verify", epilog=examples_of("cache verify"))
+@cache_app.command("verify", cls=Worded, epilog=examples_of("cache verify"))
 def _cache_verify(config: Config = None, cache_dir: CacheDir = Path("cache"), json: Json = False) -> None:
     """Read every byte; status 1 where something is damaged or unfinished."""
     from hyperalign.embed.cache import verify
@@ -117,7 +117,7 @@ def _cache_verify(config: Config = None, cache_dir: CacheDir = Path("cache"), js
     raise typer.Exit(1 if faults else 0)
 
 
-@cache_app.command("prune", epilog=examples_of("cache prune"))
+@cache_app.command("prune", cls=Worded, epilog=examples_of("cache prune"))
 def _cache_prune(
     max_bytes: Annotated[str, typer.Option("--max-bytes", "--max-size", help="What may stay, as in 10G.")],
     config: Config = None,
@@ -135,7 +135,7 @@ def _cache_prune(
         say(f"note: {left:,} bytes are left, more than {most:,}: other processes are writing or reading the rest")
 
 
-@cache_app.command("rm", epilog=examples_of("cache rm"))
+@cache_app.command("rm", cls=Worded, epilog=examples_of("cache rm"))
 def _cache_rm(
     pattern: Annotated[str, typer.Argument(help="Entries, ENCODER--DATASET--SPLIT--*, with * and ? as in a shell.")],
     config: Config = None,
@@ -148,7 +148,7 @@ def _cache_rm(
         typer.echo(f"removed {folder}")
 
 
-@cache_app.command("export", epilog=examples_of("cache export"))
+@cache_app.command("export", cls=Worded, epilog=examples_of("cache export"))
 def _cache_export(
     entry: Annotated[str, typer.Argument(help="One entry, ENCODER--DATASET--SPLIT--*, with * and ? as in a shell.")],
     to: Annotated[Path, typer.Option(help="File to write.")],

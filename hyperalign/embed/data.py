@@ -197,6 +197,8 @@ def _read(source: str, *, memory: Path | None, progress: Progress) -> Source:
 
 def find_files(source: str) -> list[Path]:
     """List the files that a user named by a path, a folder, braces or wildcards."""
+    if not source.strip():
+        raise ValueError(f"data has no name, got {source!r}; it is {FORMS}")
     path = Path(source).expanduser()
     if path.is_dir():
         return _in_folder(path)

@@ -71,7 +71,7 @@ def open_label_set(source: str, *, seed: int = 0, memory: Path | None = None, pr
     if source.startswith("scenes:"):
         return scene_labels(source.removeprefix("scenes:"), seed=seed)
     path = Path(source).expanduser()
-    if path.is_dir():
+    if source.strip() and path.is_dir():
         names = [file.relative_to(path).as_posix() for file in sorted(path.rglob("*")) if _is_picture(file)]
         names = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
         digests = file_digests(path, names, memory=memory, progress=progress)

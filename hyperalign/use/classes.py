@@ -15,6 +15,8 @@ from hyperalign.use.dual import DualEncoder
 
 __all__ = ["Classes", "check_templates", "class_rows", "read_classes"]
 
+_WANTED = "--labels is a file with one class a line, or names with commas"
+
 
 class Classes(NamedTuple):
     """What pictures can be.
@@ -44,7 +46,7 @@ def read_classes(source: str, templates: Sequence[str] = ()) -> Classes:
     check_templates(templates)
     if len(names) < 2:
         got = cut_short(names[0]) if names else "none"
-        raise ValueError(f"sorting needs at least two classes, got {got} in --labels")
+        raise ValueError(f"sorting needs at least two classes, got {got} in --labels; {_WANTED}")
     if len(set(names)) < len(names):
         twin = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the classes of --labels must differ, and {cut_short(twin)!r} stands twice")
@@ -79,9 +81,13 @@ def _read(source: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if source.startswith("scenes:"):
         found = scene_labels(source.removeprefix("scenes:"), seed=0)
         return found.class_names, found.templates
+    if not source.strip():
+        return (), TEMPLATES
     path = Path(source).expanduser()
     if path.is_dir() or path.suffix.lower() == ".tar":
         path = path.resolve().with_suffix(".json") if path.suffix.lower() == ".tar" else _beside(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"{source} has no {path.name} beside it that names its classes; {_WANTED}")
     if path.suffix.lower() == ".json":
         return read_words(path)
     if path.is_file():
@@ -91,7 +97,7 @@ def _read(source: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
             raise ValueError(f"{path} must be UTF-8 text with one class a line; convert it") from None
         return tuple(text for text in map(clean, lines) if text), TEMPLATES
     if path.suffix.lower() == ".txt" or (os.sep in source and "," not in source):
-        raise FileNotFoundError(f"there is no {path}; --labels is a file with one class a line, or names with commas")
+        raise FileNotFoundError(f"there is no {path}; {_WANTED}")
     return tuple(name for name in map(clean, source.split(",")) if name), TEMPLATES
 
 
