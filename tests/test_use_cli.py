@@ -94,6 +94,23 @@ def test_words_of_any_length_that_mean_nothing_are_named_by_their_beginning(caps
     assert capsys.readouterr().err.endswith(f"no word of '{'zygote ' * 8}zyg…'; nothing is found for it\n")
 
 
+def test_a_path_that_is_looked_up_as_words_comes_with_a_hint(capsys: pytest.CaptureFixture[str]) -> None:
+    write_colours(Path("photos"), 5)
+    Path("red").write_bytes(b"a file that is called like a colour")
+    run("index", "model", "photos", "--to", "here")
+    capsys.readouterr()
+
+    run("retrieve", "here", "red", "GREEN.JPG", "blue", "red " * 5_000, "-k", "1")
+
+    printed = capsys.readouterr()
+    hints = [line for line in printed.err.splitlines() if "--picture" in line]
+    assert hints == [
+        f"note: {path!r} is looked up as words; --picture looks for what is like a picture"
+        for path in ("red", "GREEN.JPG")
+    ]
+    assert [json.loads(line)["query"] for line in printed.out.splitlines()] == ["red", "blue", "red " * 5_000]
+
+
 def test_scores_are_a_table_or_json(capsys: pytest.CaptureFixture[str]) -> None:
     for name, colour in (("red", (250, 0, 0)), ("blue", (0, 0, 250))):
         write_colour(Path(f"set/{name}/1.png"), colour)

@@ -3,7 +3,7 @@
 import json as plain
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -181,6 +181,8 @@ def retrieve(  # noqa: PLR0913 – the signature is the list of options
 
     gallery = open_gallery(index)
     captions = [*(words or []), *(_lines(queries) if queries else [])]
+    for path in filter(_is_path, words or []):
+        say(f"note: {cut_short(path)!r} is looked up as words; --picture looks for what is like a picture")
     opened = (
         open_again(gallery.about["made_by"], trust_code=trust_code)
         if model is None
@@ -191,6 +193,17 @@ def retrieve(  # noqa: PLR0913 – the signature is the list of options
         typer.echo(plain.dumps(record))
     for caption in sorted(set(captions) - {record["query"] for record in found}):
         say(f"note: {opened.text_name} knows no word of {cut_short(caption)!r}; nothing is found for it")
+
+
+def _is_path(words: str) -> bool:
+    """Whether words name a file, or would name a picture."""
+    from hyperalign.embed.pictures import PICTURE_SUFFIXES
+
+    if words.strip().lower().endswith(PICTURE_SUFFIXES):
+        return True
+    with suppress(OSError):  # more letters than a path may have
+        return Path(words).is_file()
+    return False
 
 
 @contextmanager
