@@ -163,7 +163,7 @@ def at_work_on(run: Path) -> Iterator[None]:
         ValueError: If another process holds it, or it is finished.
     """
     _refuse_finished(run, read_result(run))
-    with owned_now(run, _LOCK) as ours:
+    with owned_now(run, _LOCK, "--out") as ours:
         if not ours:
             raise ValueError(f"another process is at work on {run}; wait for it or stop it")
         yield

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -28,7 +29,7 @@ from hyperalign.embed.cache import (
     remove,
     verify,
 )
-from hyperalign.embed.locks import Claim
+from hyperalign.embed.locks import Claim, owned, owned_file, owned_now
 from hyperalign.embed.partial import find_stored
 
 KEY = CacheKey(
@@ -503,6 +504,27 @@ def test_a_cache_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> N
 
     with pytest.raises(OSError, match=r"could not make .*--cache-dir"):
         fill_small(tmp_path / "file" / "cache", Encoder(matrix()))
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_folder_that_nobody_may_write_into_is_named_and_its_option(
+    named: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path if named else Path()
+    said = f"could not write into {tmp_path}: Read-only file system; choose another folder with --"
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    with pytest.raises(OSError, match=f"^{said}to$"), owned_file(folder / ".draft.17.lock", "--to"):
+        pass
+    with pytest.raises(OSError, match=f"^{said}out$"), owned_now(folder, "run", "--out"):
+        pass
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(OSError, match=f"^{said}cache-dir$"), owned(folder, "entry", lambda: None):
+        pass
 
 
 def test_a_cache_that_others_own_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """A pair of a finished run as one model, and as a folder that runs by itself."""
 
+import errno
 import json
 import os
 import re
@@ -418,6 +419,21 @@ def test_an_export_never_writes_over_anything(run: Path, tmp_path: Path) -> None
 
     assert (tmp_path / "full/mine").read_text() == "mine"
     assert (tmp_path / "empty/hyperalign.json").is_file()
+
+
+def test_a_place_that_cannot_hold_an_export_is_named_with_the_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: object, *_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
+    with pytest.raises(OSError, match=f"^could not write into {tmp_path}: .*; choose another folder with --to$"):
+        drafted_folder(Path("model")).__enter__()
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(OSError, match=r"^could not make deep/down: .*; choose another folder with --to$"):
+        drafted_folder(Path("deep/down/model")).__enter__()
 
 
 def test_an_export_that_is_cut_short_leaves_nothing(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

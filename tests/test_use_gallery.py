@@ -1,5 +1,6 @@
 """An index of pictures: made, resumed, brought up to date, moved, searched."""
 
+import errno
 import json
 import tarfile
 from collections.abc import Sequence
@@ -321,6 +322,24 @@ def test_two_processes_do_not_write_one_index(tmp_path: Path) -> None:
     update(tmp_path)
 
     with owned_now(tmp_path / "index", "index"), pytest.raises(ValueError, match="another process is writing"):
+        update(tmp_path)
+
+
+def test_an_index_that_cannot_be_written_is_named_with_the_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: object, *_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    write_colours(tmp_path / "photos", 3)
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "mkdir", refuse)
+        with pytest.raises(OSError, match=r"could not make \S+/index: Read-only file system; .* with --to$"):
+            update(tmp_path)
+    update(tmp_path)
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
+
+    with pytest.raises(OSError, match=r"could not write into \S+/index: Read-only file system; .* with --to$"):
         update(tmp_path)
 
 

@@ -13,11 +13,13 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 import filelock
 
-__all__ = ["Claim", "is_claimed", "make_folder", "no_new_claims", "owned", "owned_file", "owned_now"]
+__all__ = ["CACHE", "Claim", "is_claimed", "make_folder", "no_new_claims", "owned", "owned_file", "owned_now"]
 
+CACHE: Final = "--cache-dir"  # the option that names another cache
 _END = "."  # behind the last name
 _CLAIMS = "claims"  # lock of whoever makes a claim, or removes what nobody has claimed
 
@@ -73,20 +75,19 @@ def no_new_claims(root: Path) -> Iterator[None]:
         yield
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder of the cache and those above it."""
+def make_folder(folder: Path, option: str = CACHE) -> None:
+    """Make a folder and those above it; where that fails, say which option of the command names another."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        why = f"could not make {folder}: {error.strerror}"
-        raise OSError(f"{why}; choose a folder that can be written to with --cache-dir or --out") from None
+        raise _refused(f"make {folder}", error, option) from None
 
 
 @contextmanager
-def owned(root: Path, folder: str, waiting: Callable[[], None]) -> Iterator[None]:
+def owned(root: Path, folder: str, waiting: Callable[[], None], option: str = CACHE) -> Iterator[None]:
     """Own one entry; while another process does, call `waiting` every second."""
-    lock = _lock(root, folder)
-    while not _acquire(lock, seconds=1):
+    lock = filelock.FileLock(_lock_of(root, folder, option))
+    while not _acquire(lock, root, option, seconds=1):
         waiting()
     try:
         yield
@@ -95,18 +96,23 @@ def owned(root: Path, folder: str, waiting: Callable[[], None]) -> Iterator[None
 
 
 @contextmanager
-def owned_now(root: Path, folder: str) -> Iterator[bool]:
+def owned_now(root: Path, folder: str, option: str = CACHE) -> Iterator[bool]:
     """Own one entry if nobody else does; gives whether it is ours."""
-    make_folder(root / ".locks")
-    with owned_file(root / ".locks" / f"{folder}.lock") as ours:
+    with _owned_file(_lock_of(root, folder, option), root, option) as ours:
         yield ours
 
 
 @contextmanager
-def owned_file(path: Path) -> Iterator[bool]:
+def owned_file(path: Path, option: str) -> Iterator[bool]:
     """The same of a lock that lies anywhere; whoever has locked it removes its file."""
+    with _owned_file(path, path.parent, option) as ours:
+        yield ours
+
+
+@contextmanager
+def _owned_file(path: Path, root: Path, option: str) -> Iterator[bool]:
     lock = filelock.FileLock(path)
-    ours = _acquire(lock, seconds=0)
+    ours = _acquire(lock, root, option, seconds=0)
     try:
         yield ours
     finally:
@@ -114,17 +120,30 @@ def owned_file(path: Path) -> Iterator[bool]:
             lock.release()
 
 
-def _lock(root: Path, folder: str) -> filelock.BaseFileLock:
-    make_folder(root / ".locks")
-    return filelock.FileLock(root / ".locks" / f"{folder}.lock")
+def _lock_of(root: Path, folder: str, option: str) -> Path:
+    """Where the lock of an entry lies."""
+    try:
+        (root / ".locks").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _refused(f"write into {_shown(root)}", error, option) from None
+    return root / ".locks" / f"{folder}.lock"
 
 
-def _acquire(lock: filelock.BaseFileLock, *, seconds: float) -> bool:
+def _acquire(lock: filelock.BaseFileLock, root: Path, option: str, *, seconds: float) -> bool:
     try:
         lock.acquire(timeout=seconds)
     except filelock.Timeout:
         return False
     except OSError as error:
-        why = f"could not lock {lock.lock_file}: {error.strerror}"
-        raise OSError(f"{why}; choose another --cache-dir or --out") from None
+        raise _refused(f"write into {_shown(root)}", error, option) from None
     return True
+
+
+def _shown(folder: Path) -> Path:
+    """A folder by its name, the working folder too."""
+    return folder if folder.name else folder.resolve()
+
+
+def _refused(what: str, error: OSError, option: str) -> OSError:
+    """What a user is told of a folder that cannot be written to; the names of locks mean nothing to him."""
+    return OSError(f"could not {what}: {error.strerror}; choose another folder with {option}")

@@ -253,7 +253,7 @@ def _find_cut_short(place: Place, asked_for: Mapping[str, Any], folder: Path | N
         if record["status"] == "finished" or not (stored and named):
             continue
         if all(record.get(name) == value for name, value in same.items()):
-            with owned_now(other, _CONDUCTOR) as ours:
+            with owned_now(other, _CONDUCTOR, "--out") as ours:
                 if ours:
                     return other
     return None
@@ -300,7 +300,7 @@ def _conduct(  # noqa: PLR0913 - a study, and how it is done
     deadline = None if place.timeout is None else time.monotonic() + place.timeout
     bench = Bench(study, folder, asked, _is_local(url, folder), deadline)
     teller = _Teller(bench, opened.n_trials, place)
-    with owned_now(folder, _CONDUCTOR), quiet():  # others may join in; one who conducts is seen by them
+    with owned_now(folder, _CONDUCTOR, "--out"), quiet():  # others may join in; one who conducts is seen by them
         with without_others(folder):
             give_back_lost(study, folder, local=bench.local, suspect=False)
             put_seats(study, opened.n_trials, opened.task.first)

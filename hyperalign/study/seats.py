@@ -102,7 +102,7 @@ def is_surplus(study: optuna.Study, trial: FrozenTrial) -> bool:
 def at_work(folder: Path) -> Iterator[str]:
     """The name of this worker, whose lock is held meanwhile."""
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-    with owned_now(folder, name):
+    with owned_now(folder, name, "--out"):
         yield name
     (folder / ".locks" / f"{name}.lock").unlink(missing_ok=True)
 
@@ -110,7 +110,7 @@ def at_work(folder: Path) -> Iterator[str]:
 @contextmanager
 def without_others(folder: Path) -> Iterator[None]:
     """Alone among the workers of a folder: while a trial gets its parameters, and while lost ones are given back."""
-    with owned(folder, _QUEUE, lambda: None):
+    with owned(folder, _QUEUE, lambda: None, "--out"):
         yield
 
 
@@ -165,7 +165,7 @@ def _is_lost(trial: FrozenTrial, folder: Path, *, local: bool) -> bool:
     lock = folder / ".locks" / f"{worker}.lock"
     if lock.name != f"{worker}.lock" or not lock.exists():  # a storage is others' word: no file elsewhere is touched
         return local  # else of a worker of another folder, whose heart is listened to
-    with owned_now(folder, worker) as ours:
+    with owned_now(folder, worker, "--out") as ours:
         pass
     if ours:
         lock.unlink(missing_ok=True)  # not while it is held, which Windows refuses

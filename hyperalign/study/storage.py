@@ -248,7 +248,7 @@ class _JournalLock:
 
     def acquire(self) -> bool:
         """Wait for it."""
-        self.held.enter_context(owned(self.path.parent, self.path.name, lambda: None))
+        self.held.enter_context(owned(self.path.parent, self.path.name, lambda: None, "--storage"))
         _mend(self.path)
         return True
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Required, TypedDict
 import hyperalign
 from hyperalign.align.solution import Solution
 from hyperalign.embed.identity import identity, is_pinned
-from hyperalign.embed.locks import owned_file
+from hyperalign.embed.locks import make_folder, owned_file
 from hyperalign.embed.plain import misfit, parse_json
 from hyperalign.embed.shards import unwritten
 from hyperalign.embed.zoo import EncoderSpec, read_spec, trusted, zoo_folder
@@ -106,11 +106,11 @@ def drafted_folder(folder: Path) -> Iterator[Path]:
         FileExistsError: If a folder of that name holds something.
     """
     refuse_full(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent, "--to")
     _sweep(folder)
     draft = folder.parent / f".{folder.name}.{os.getpid()}.tmp"
     lock = draft.with_suffix(".lock")
-    with owned_file(lock):  # until this process ends, however it does; then the draft may be swept
+    with owned_file(lock, "--to"):  # until this process ends, however it does; then the draft may be swept
         try:
             draft.mkdir()
             yield draft
@@ -129,7 +129,7 @@ def drafted_folder(folder: Path) -> Iterator[Path]:
 def _sweep(folder: Path) -> None:
     """Remove what processes that were killed have left of their drafts."""
     for lock in folder.parent.glob(f".{escape(folder.name)}.*.lock"):
-        with owned_file(lock) as ours:
+        with owned_file(lock, "--to") as ours:
             if ours:
                 shutil.rmtree(lock.with_suffix(".tmp"), ignore_errors=True)
                 with suppress(OSError):  # Windows keeps a file that is open, and removes this one when it is let go

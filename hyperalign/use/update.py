@@ -100,7 +100,8 @@ def update_gallery(  # noqa: PLR0913 - whose rows, of which pictures, where, how
         hold_against(known, me, folder)
     sources = find_pictures(roots, memory=folder if known else None, progress=progress)
     slots, all_roots = _slots(folder, roots, known)
-    make_folder(folder / ROWS)
+    make_folder(folder, "--to")
+    make_folder(folder / ROWS, "--to")
     with _owned(folder):
         about = {"version": VERSION, "model": known.get("model", me), "made_by": dict(made_by)}
         write_record(folder / ABOUT, {**about, "roots": [root._asdict() for root in all_roots]})
@@ -155,7 +156,7 @@ def _slots(folder: Path, roots: Sequence[Path], known: Mapping[str, Any]) -> tup
 @contextmanager
 def _owned(folder: Path) -> Iterator[None]:
     """Be the only process that writes an index."""
-    with owned_now(folder, "index") as ours:
+    with owned_now(folder, "index", "--to") as ours:
         if not ours:
             raise ValueError(f"another process is writing the index {folder}; wait until it is done")
         yield
