@@ -3,15 +3,20 @@
 import re
 import shlex
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 from parsing import parse
+from PIL import Image
+from test_cache import KEY
 from typer.testing import CliRunner
 
 from hyperalign.cli import app
 from hyperalign.cli.examples import EXAMPLES
+from hyperalign.embed.cache import CacheKey, fill
 from hyperalign.embed.zoo import load_zoos
 
 TYPED = [(command, example.words) for command, examples in EXAMPLES.items() for example in examples]
@@ -39,6 +44,36 @@ def test_an_example_is_one_of_its_command_and_can_be_typed(
 
     assert words[: 1 + len(command.split())] == ["hyperalign", *command.split()]
     assert str(parse(words[1:]).command.name) in words
+
+
+def test_the_example_of_importing_rows_can_be_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = next(typed for _, typed in TYPED if "import rows.npy" in typed)
+    lines = [f"{number}.png,picture {number}" for number in range(60)]
+    for number in range(60):
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    (tmp_path / "pairs.csv").write_text("\n".join(["image,caption", *lines]))
+    np.save(tmp_path / "rows.npy", np.ones((60, 8), np.float32))
+    monkeypatch.chdir(tmp_path)
+
+    answer = CliRunner().invoke(app, shlex.split(typed.replace("\\\n", " "))[1:])
+
+    assert answer.exit_code == 0, answer.output
+    assert [spec.name for spec in load_zoos(["imported/zoo.toml"])] == ["rows"]
+
+
+def test_the_example_of_exporting_rows_fits_one_entry_of_several(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed = next(typed for command, typed in TYPED if command == "cache export")
+    for digest, split in (("77aa", "train"), ("e0b1", "val"), ("3f5a", "test")):
+        monkeypatch.setattr(CacheKey, "digest", digest.ljust(16, "0"))
+        key = replace(KEY, encoder="mobilenetv4-s", dataset="pairs", split=split)
+        fill(tmp_path / "cache", key, n_rows=2, embed=lambda start, stop: (np.ones((2, 4)), []))
+    monkeypatch.chdir(tmp_path)
+
+    answer = CliRunner().invoke(app, shlex.split(typed)[1:])
+
+    assert (answer.exit_code, answer.stdout) == (0, "rows.faiss\n"), answer.output
 
 
 def test_an_option_that_is_not_there_is_found() -> None:

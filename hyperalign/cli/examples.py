@@ -120,7 +120,7 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
         ),
         Example(
             "rows of one encoder",
-            "hyperalign import rows.npy --modality image --data pairs.csv --to imported",
+            "hyperalign import rows.npy --modality image --data pairs.csv \\\n    --params 22M --to imported",
         ),
         Example(
             "a connector trained elsewhere",
@@ -147,7 +147,12 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
     "cache verify": (Example("read every byte", "hyperalign cache verify"),),
     "cache prune": (Example("keep the 10 GB that were used last", "hyperalign cache prune --max-bytes 10G"),),
     "cache rm": (Example("forget one encoder", "hyperalign cache rm 'mobilenetv4-s--*'"),),
-    "cache export": (Example("rows for Faiss", "hyperalign cache export 'mobilenetv4-s--*' --to rows.faiss"),),
+    "cache export": (
+        Example(
+            "rows of one entry of `hyperalign cache ls` for Faiss",
+            "hyperalign cache export 'mobilenetv4-s--pairs--3f5a*' --to rows.faiss",
+        ),
+    ),
 }
 
 
