@@ -150,7 +150,7 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
     "cache export": (
         Example(
             "rows of one entry of `hyperalign cache ls` for Faiss",
-            "hyperalign cache export 'mobilenetv4-s--pairs--3f5a*' --to rows.faiss",
+            "hyperalign cache export 'mobilenetv4-s--pairs--val--*' --to rows.faiss",
         ),
     ),
 }
