@@ -78,10 +78,10 @@ def adopt(  # noqa: PLR0913 - what is adopted into what, and where things lie
         FileNotFoundError: If the folder is no run or lacks a file.
     """
     begin = time.perf_counter()
-    make_room(out)
     earlier, spec, added = _open_earlier(run, name, config, zoo, cache_dir)
     beside = _beside(earlier, spec, config, cache_dir)
     asked, digest = _ask(earlier, spec, beside, config, cache_dir, progress)
+    make_room(out)
     for sentence in asked.candidates.counts:
         say(sentence)
     prepared, embedding = prepare_rows(asked, config, cache_dir, progress)

@@ -177,9 +177,9 @@ def _search(  # noqa: PLR0913 - as above
     begin, spent = time.perf_counter(), 0.0
     if resume is not None:
         spent = _take_up(resume, held)
-    else:
-        make_room(out)
     asked = ask(config, cache_dir=cache_dir, progress=progress)
+    if resume is None:
+        make_room(out)
     for sentence in (*asked.candidates.counts, *division_in_words(crew.size)):
         say(sentence)
     begin_together(crew, asked.candidates, cache_dir)

@@ -284,7 +284,7 @@ def test_one_measurement_has_every_sheet(tmp_path: Path, monkeypatch: pytest.Mon
 
     sheets = speed.measure(dataclasses.replace(ask_for(write_world(tmp_path / "world")), n_seeds=1))
 
-    assert [len(sheet.rows) for sheet in sheets] == [2, 6, 4, 0, 2, 9]
+    assert [len(sheet.rows) for sheet in sheets] == [2, 6, 3, 0, 2, 9]
     assert "ready rows" in sheets[3].notes[0]
     peak = max(row["flops_per_second"] for row in sheets[0].rows)
     row = sheets[1].rows[2]
