@@ -160,6 +160,7 @@ The map, in the order in which data meets the modules; a line of code may import
         costs           what trials will cost, from shapes
         dear            what two epochs pair by pair cost, spent otherwise
         trials          one training after the other, each done once
+        points          a method with its setting, and its trials under every seed
         sweep           batch, length and rate of the baseline
         curve           score against FLOPs, every method on it
         coordinates     wider coordinates or longer training

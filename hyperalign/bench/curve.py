@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hyperalign.align.train import TrainConfig
-from hyperalign.bench.costs import announce, foresee
-from hyperalign.bench.dear import dear_steps, two_epochs
+from hyperalign.bench.costs import foresee
+from hyperalign.bench.dear import dear_ends, dear_steps, two_epochs
 from hyperalign.bench.opened import Opened, open_bench
+from hyperalign.bench.points import Found, Setting, mean_validation, score_row, take_points
 from hyperalign.bench.sheet import Asked, Sheet
 from hyperalign.bench.sweep import BEST, MATCHED, swept
 from hyperalign.bench.trials import Trial, Trials, lengthen, setting_of
@@ -21,27 +22,13 @@ from hyperalign.rank.agreement import agreement, noise_ceiling, regret_interval
 from hyperalign.rank.resampling import Contributions
 from hyperalign.solve import Method, Recipe
 
-__all__ = ["Setting", "gain", "measure", "settings"]
+__all__ = ["gain", "measure", "settings"]
 
 TEXT_FACTORS = (0.2, 0.6)  # of the baseline's length
 BOTH_FACTORS = (0.1, 0.25, 0.5)  # of the length between canonical coordinates
 BOTH_BATCHES = ((128, 1e-3), (512, 1e-3))  # other batches there, with their rates, at some of these lengths
 HYPER_FACTORS = (0.125, 0.25, 0.5, 2.0, 4.0, 8.0, 16.0)  # of the hypernetwork's, below the dear end
 SLICED_STEPS = (5, 20)  # of each of its networks, which have as many parameters as a connector times 512
-
-
-class Setting(NamedTuple):
-    """One point of the curve.
-
-    Attributes:
-        name: Method.
-        sides: "text" or "both".
-        recipe: How it is trained.
-    """
-
-    name: str
-    sides: str
-    recipe: Recipe
 
 
 class _Reference(NamedTuple):
@@ -63,20 +50,10 @@ def measure(asked: Asked) -> list[Sheet]:
         A row for each setting and seed; costs beside the baseline's; differences of scores; agreements of orders.
     """
     opened, trials = open_bench(asked), Trials("curve", asked)
-    every = settings(asked, opened)
-    runs = [(setting, seed) for setting in every for seed in _seeds(setting, asked)]
-    task = asked.config.task
-    costs = [foresee(opened, Method(s.name, s.sides, seed), s.recipe, task=task) for s, seed in runs]
-    foreseen = announce(costs, asked.say)
+    found, foreseen = take_points(settings(asked, opened), opened, trials, asked)
     base = asked.config.recipe()
-    taken: dict[int, list[Trial]] = {}
-    for n, setting in enumerate(every):
-        for seed in _seeds(setting, asked):
-            method = Method(setting.name, setting.sides, seed)
-            taken.setdefault(n, []).append(trials.take(opened, method, setting.recipe, hits=True))
-    found = [(setting, taken[n]) for n, setting in enumerate(every)]
     own, text = (_default(found, base, *which) for which in (("hypernet", "both"), ("ape", "text")))
-    reference = _Reference(text, max((trials for _, trials in _grids(found, "ape", "both")), key=_validation))
+    reference = _Reference(text, max((trials for _, trials in _grids(found, "ape", "both")), key=mean_validation))
     curve = Sheet("score against FLOPs", _rows(found, reference), [*_CURVE_NOTES, *trials.notes(foreseen)])
     seed = asked.config.seed
     differences, ends = _differences(own, text, seed), _dear(found, opened, base)
@@ -108,29 +85,12 @@ def _hyper(opened: Opened, base: Recipe) -> list[TrainConfig]:
     n_steps = foresee(opened, Method("hypernet", "both", 0), base).n_steps
     fitting = [factor for factor in HYPER_FACTORS if factor * n_steps < goal]
     own = [base.residual, _at_batch(base, base.ape.batch_size).residual]
-    return [*own, *(lengthen(base.residual, factor) for factor in fitting), wide, *_dear_ends(opened, base)]
+    return [*own, *(lengthen(base.residual, factor) for factor in fitting), wide, *dear_ends(opened, base)]
 
 
 def _at_batch(base: Recipe, batch: int) -> Recipe:
     """The hypernetwork at another batch."""
     return replace(base, residual=replace(base.residual, batch_size=batch))
-
-
-def _dear_ends(opened: Opened, base: Recipe) -> list[TrainConfig]:
-    """The hypernetwork at the dear end, with its pairs a step and with twice as many."""
-    wide = replace(base.residual, pairs_per_step=2 * base.residual.pairs_per_step)
-    return [
-        replace(config, n_steps=dear_steps(opened, replace(base, residual=config)), n_epochs=None)
-        for config in (base.residual, wide)
-    ]
-
-
-def _seeds(setting: Setting, asked: Asked) -> Sequence[int]:
-    """Nothing is drawn in the closed form."""
-    return asked.seeds()[:1] if setting.name == "closed-form" else asked.seeds()
-
-
-Found = Sequence[tuple[Setting, list[Trial]]]
 
 
 def _grids(found: Found, name: str, sides: str) -> list[tuple[Setting, list[Trial]]]:
@@ -143,13 +103,9 @@ def _default(found: Found, base: Recipe, name: str, sides: str) -> list[Trial]:
 
 def _dear(found: Found, opened: Opened, base: Recipe) -> tuple[list[Trial], list[Trial]]:
     """At the dear end: the hypernetwork, of its settings the better on validation, and the baseline."""
-    ends = _dear_ends(opened, base)
+    ends = dear_ends(opened, base)
     own = [trials for setting, trials in _grids(found, "hypernet", "both") if setting.recipe.residual in ends]
-    return max(own, key=_validation), _default(found, two_epochs(base), "ape", "both")
-
-
-def _validation(trials: Sequence[Trial]) -> float:
-    return float(np.mean([trial.validation.mean() for trial in trials]))
+    return max(own, key=mean_validation), _default(found, two_epochs(base), "ape", "both")
 
 
 def _flops(trials: Sequence[Trial]) -> float:
@@ -163,12 +119,7 @@ def _rows(found: Found, reference: _Reference) -> list[dict[str, Any]]:
         {
             "method": trial.method.name,
             "sides": trial.method.sides,
-            "setting": setting_of(trial.method, setting.recipe),
-            "seed": trial.method.seed,
-            "search_flops": trial.search_flops,
-            "wall_seconds": round(trial.seconds, 2),
-            "validation_score": round(float(trial.validation.mean()), 3),
-            "test_score": round(float(trial.test.mean()), 3),
+            **score_row(setting, trial),
             "regret_at_1_score": round(float(truth.max() - truth[trial.chosen]), 3),
             "spearman": _spearman(trial, reference.both),
         }
@@ -186,9 +137,9 @@ def _spearman(trial: Trial, reference: Sequence[Trial]) -> float:
 def _costs(asked: Asked, opened: Opened, found: Found, own: Sequence[Trial]) -> Sheet:
     """What the baseline's grid costs over what the search costs, at three settings of the baseline."""
     base = asked.config.recipe()
-    batch, score = base.residual.batch_size, _validation(own)
+    batch, score = base.residual.batch_size, mean_validation(own)
     text, both = _grids(found, "ape", "text"), _grids(found, "ape", "both")
-    equal = [one for one in both if _validation(one[1]) >= score]
+    equal = [one for one in both if mean_validation(one[1]) >= score]
     matched = replace(base, ape=replace(base.ape, batch_size=batch))
     at_matched = next((trials for setting, trials in text if setting.recipe == matched), [])
     computed = foresee(opened, Method("ape", "text", asked.config.seed), matched, task=asked.config.task).search_flops
@@ -198,7 +149,7 @@ def _costs(asked: Asked, opened: Opened, found: Found, own: Sequence[Trial]) -> 
     rows = [
         _cost_row(f"matched batch {batch}", Setting("ape", "text", matched), at_matched, own, computed),
         _cost_row(f"matched batch {base.ape.batch_size}, the search at it too", *own_batch, at_theirs),
-        _cost_row("at its best mean validation score", *max(text, key=lambda one: _validation(one[1])), own),
+        _cost_row("at its best mean validation score", *max(text, key=lambda one: mean_validation(one[1])), own),
     ]
     notes = ["costs are set-up, training and validation; a baseline without seconds is computed from shapes"]
     if equal:
@@ -218,7 +169,7 @@ def _cost_row(
     return {
         "baseline": f"ape · {setting.sides}, {words}",
         "setting": setting_of(Method(*setting[:2], 0), setting.recipe),
-        "validation_score": round(_validation(trials), 3) if trials else None,
+        "validation_score": round(mean_validation(trials), 3) if trials else None,
         "baseline_flops": flops,
         "search_flops": _flops(own),
         "flops_ratio": flops / _flops(own),

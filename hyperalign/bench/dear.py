@@ -4,11 +4,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
+from hyperalign.align.train import TrainConfig
 from hyperalign.bench.costs import foresee
 from hyperalign.bench.opened import Opened
 from hyperalign.solve import Method, Recipe
 
-__all__ = ["dear_flops", "dear_steps", "steps_within", "two_epochs"]
+__all__ = ["dear_ends", "dear_flops", "dear_steps", "steps_within", "two_epochs"]
 
 DEAR_EPOCHS: Final = 2.0
 
@@ -21,6 +22,15 @@ def two_epochs(recipe: Recipe) -> Recipe:
 def dear_flops(opened: Opened, recipe: Recipe) -> int:
     """What a search by that baseline costs."""
     return foresee(opened, Method("ape", "both", 0), two_epochs(recipe)).search_flops
+
+
+def dear_ends(opened: Opened, recipe: Recipe, goal: int | None = None) -> list[TrainConfig]:
+    """The hypernetwork's trainings at the dear end, with its pairs a step and with twice as many; as `dear_steps`."""
+    wide = replace(recipe.residual, pairs_per_step=2 * recipe.residual.pairs_per_step)
+    return [
+        replace(config, n_steps=dear_steps(opened, replace(recipe, residual=config), goal), n_epochs=None)
+        for config in (recipe.residual, wide)
+    ]
 
 
 def dear_steps(opened: Opened, recipe: Recipe, goal: int | None = None) -> int:
