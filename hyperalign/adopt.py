@@ -17,6 +17,7 @@ from hyperalign.account import describe_encoders
 from hyperalign.align.solution import Kept
 from hyperalign.candidates import Candidates, recall_latency, remember_latency
 from hyperalign.embed.identity import settle
+from hyperalign.embed.locks import make_room
 from hyperalign.embed.zoo import EncoderSpec, find_encoder, load_zoo, load_zoos, pairs_within, within
 from hyperalign.grids import Prepared
 from hyperalign.joined import Earlier, longer_hits, of_side, placed, table_together, told_together, write_together
@@ -32,7 +33,6 @@ from hyperalign.run import (
     load_run,
     load_tensors,
     log_event,
-    make_room,
     read_log,
 )
 from hyperalign.solve import Solved, Workbench, pairs_in_words, polish, solve_newcomer
@@ -81,7 +81,7 @@ def adopt(  # noqa: PLR0913 - what is adopted into what, and where things lie
     earlier, spec, added = _open_earlier(run, name, config, zoo, cache_dir)
     beside = _beside(earlier, spec, config, cache_dir)
     asked, digest = _ask(earlier, spec, beside, config, cache_dir, progress)
-    make_room(out)
+    make_room(out, "--out")
     for sentence in asked.candidates.counts:
         say(sentence)
     prepared, embedding = prepare_rows(asked, config, cache_dir, progress)

@@ -32,7 +32,7 @@ from hyperalign.board import Tested, append_left, compare, evaluate, first_pair,
 from hyperalign.candidates import Candidates, find_candidates, recall_latency
 from hyperalign.ceiling import open_ceiling, score_ceiling
 from hyperalign.embed.data import Dataset, LabelSet
-from hyperalign.embed.locks import Claim
+from hyperalign.embed.locks import Claim, make_room
 from hyperalign.footprint import Heights, ample_bytes, dearest, heights, lacking
 from hyperalign.forecast import forecast, hollow_grid
 from hyperalign.grids import Prepared, note_near_duplicates, open_grids
@@ -54,7 +54,6 @@ from hyperalign.run import (
     finish_run,
     load_stage,
     log_event,
-    make_room,
     read_log,
     read_result,
     resume_run,
@@ -179,7 +178,7 @@ def _search(  # noqa: PLR0913 - as above
         spent = _take_up(resume, held)
     asked = ask(config, cache_dir=cache_dir, progress=progress)
     if resume is None:
-        make_room(out)
+        make_room(out, "--out")
     for sentence in (*asked.candidates.counts, *division_in_words(crew.size)):
         say(sentence)
     begin_together(crew, asked.candidates, cache_dir)

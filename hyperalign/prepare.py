@@ -410,13 +410,14 @@ class _Lazy:
     @property
     def notes(self) -> list[str]:
         """What is worth telling of how it was embedded."""
-        from hyperalign.embed.encoders import stays_here
-
         notes, name = list[str](), self.spec.name
         if self.batch_size is not None:
             notes.append(f"{name} embeds {self.batch_size} at a time: memory did not hold more of them at once")
-        if self.encoder is not None and stays_here(self.encoder):
-            notes.append(f"{name} embeds in one process: others that were to help failed or gave no answer")
+        if self.encoder is not None:  # torch is not imported for rows of the cache
+            from hyperalign.embed.encoders import stays_here
+
+            if stays_here(self.encoder):
+                notes.append(f"{name} embeds in one process: others that were to help failed or gave no answer")
         return notes
 
     def embedder(

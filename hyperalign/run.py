@@ -15,7 +15,6 @@ import os
 import re
 import shlex
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -63,7 +62,6 @@ __all__ = [
     "load_tensors",
     "log_event",
     "make_folder",
-    "make_room",
     "read_log",
     "read_result",
     "resume_run",
@@ -138,21 +136,6 @@ def create_run(out: Path, *, label: str, configuration: Mapping[str, Any]) -> Pa
 def create_folder(out: Path, *, label: str) -> Path:
     """Make an empty folder `out/2026-03-01-142501-<label>`, with a number behind it where there is one already."""
     return make_folder(out, f"{datetime.now().astimezone():%Y-%m-%d-%H%M%S}-{_slug(label)}")
-
-
-def make_room(out: Path) -> None:
-    """Make the folder of all runs and see that it can be written to, before hours are spent on one.
-
-    Raises:
-        OSError: If it cannot.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        why = (error.strerror or str(error)).lower()
-        raise OSError(f"runs cannot be written to {out} ({why}); choose another folder with --out") from None
 
 
 @contextmanager

@@ -9,6 +9,7 @@ removed (see `upkeep`). The file of a process that has gone counts for nothing.
 
 import os
 import secrets
+import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -17,7 +18,17 @@ from typing import Final
 
 import filelock
 
-__all__ = ["CACHE", "Claim", "is_claimed", "make_folder", "no_new_claims", "owned", "owned_file", "owned_now"]
+__all__ = [
+    "CACHE",
+    "Claim",
+    "is_claimed",
+    "make_folder",
+    "make_room",
+    "no_new_claims",
+    "owned",
+    "owned_file",
+    "owned_now",
+]
 
 CACHE: Final = "--cache-dir"  # the option that names another cache
 _END = "."  # behind the last name
@@ -81,6 +92,16 @@ def make_folder(folder: Path, option: str = CACHE) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _refused(f"make {folder}", error, option) from None
+
+
+def make_room(folder: Path, option: str) -> None:
+    """The same, and see that files can be written there, before hours are spent on what is to go into it."""
+    make_folder(folder, option)
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _refused(f"write into {_shown(folder)}", error, option) from None
 
 
 @contextmanager
